@@ -1,0 +1,119 @@
+"""Every collective of a run passes here: the only place that calls torch.distributed to communicate.
+
+Each function takes the ``Axis`` it works over, does nothing on an axis of one rank, and records the call in the axis's
+ledger when there is one.
+"""
+
+import json
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megalm.ledger import Entry, Kind
+from megalm.mesh import Axis
+
+Reduction = Literal["sum", "max", "min"]
+_REDUCTIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+
+
+class Handle(Protocol):
+    """A collective under way."""
+
+    def wait(self) -> object:
+        """Return when the result is in place."""
+
+
+class Done:
+    """The handle of a collective that had nothing to do."""
+
+    def wait(self) -> None:
+        """Return at once."""
+
+
+def _record(kind: Kind, axis: Axis, tensor: Tensor, scalar: bool, whole: int = 1) -> None:
+    if axis.ledger is not None:
+        payload = tensor.numel() * tensor.element_size() * whole
+        axis.ledger.record(Entry(kind, axis.name, str(tensor.dtype).removeprefix("torch."), payload, scalar))
+
+
+def all_reduce_async(tensor: Tensor, axis: Axis, op: Reduction = "sum", *, scalar: bool = False) -> Handle:
+    """Start an in-place reduction of ``tensor`` over the axis; it is valid after ``wait``."""
+    if axis.size == 1:
+        return Done()
+    _record("all_reduce", axis, tensor, scalar)
+    work: Handle = dist.all_reduce(tensor, _REDUCTIONS[op], group=axis.group, async_op=True)
+    return work
+
+
+def all_reduce(tensor: Tensor, axis: Axis, op: Reduction = "sum", *, scalar: bool = False) -> Tensor:
+    """Reduce ``tensor`` in place over the axis and return it. ``scalar`` marks bookkeeping numbers in the ledger."""
+    all_reduce_async(tensor, axis, op, scalar=scalar).wait()
+    return tensor
+
+
+def all_gather_rows_async(tensor: Tensor, axis: Axis) -> tuple[Tensor, Handle]:
+    """Start to collect every rank's rows: [n, ...] -> [size * n, ...]; each rank gives as many."""
+    if axis.size == 1:
+        return tensor, Done()
+    _record("all_gather", axis, tensor, False, whole=axis.size)
+    whole = tensor.new_empty(axis.size * tensor.shape[0], *tensor.shape[1:])
+    work: Handle = dist.all_gather_into_tensor(whole, tensor.contiguous(), group=axis.group, async_op=True)
+    return whole, work
+
+
+def all_gather_rows(tensor: Tensor, axis: Axis) -> Tensor:
+    """Collect every rank's rows: [n, ...] -> [size * n, ...]."""
+    whole, work = all_gather_rows_async(tensor, axis)
+    work.wait()
+    return whole
+
+
+def reduce_scatter_rows_async(tensor: Tensor, axis: Axis) -> tuple[Tensor, Handle]:
+    """Start to sum over the axis, each rank keeping its share of the rows: [size * n, ...] -> [n, ...]."""
+    if axis.size == 1:
+        return tensor, Done()
+    _record("reduce_scatter", axis, tensor, False)
+    share = tensor.new_empty(tensor.shape[0] // axis.size, *tensor.shape[1:])
+    work: Handle = dist.reduce_scatter_tensor(share, tensor.contiguous(), group=axis.group, async_op=True)
+    return share, work
+
+
+def reduce_scatter_rows(tensor: Tensor, axis: Axis) -> Tensor:
+    """Sum over the axis, each rank keeping its share of the rows: [size * n, ...] -> [n, ...]."""
+    share, work = reduce_scatter_rows_async(tensor, axis)
+    work.wait()
+    return share
+
+
+def broadcast(tensor: Tensor, axis: Axis, source: int = 0, *, scalar: bool = False) -> Tensor:
+    """Overwrite ``tensor`` in place with that of the rank at position ``source``, and return it."""
+    if axis.size == 1:
+        return tensor
+    _record("broadcast", axis, tensor, scalar)
+    dist.broadcast(tensor, axis.ranks[source], group=axis.group)
+    return tensor
+
+
+def barrier(axis: Axis) -> None:
+    """Wait until every rank of the axis has come here."""
+    if axis.size == 1:
+        return
+    if axis.ledger is not None:
+        axis.ledger.record(Entry("barrier", axis.name, "none", 0, scalar=True))
+    dist.barrier(group=axis.group)
+
+
+def gather_objects(value: Any, axis: Axis, device: torch.device | str = "cpu") -> list[Any]:
+    """Return every rank's JSON-able ``value``, by position. They travel as JSON text, never as pickles."""
+    if axis.size == 1:
+        return [value]
+    text = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=device)
+    length = all_reduce(torch.tensor([len(text)], device=device), axis, "max", scalar=True)
+    padded = torch.full((1, int(length.item())), ord(" "), dtype=torch.uint8, device=device)
+    padded[0, : len(text)] = text
+    _record("all_gather", axis, padded, True, whole=axis.size)
+    whole = padded.new_empty(axis.size, padded.shape[1])
+    dist.all_gather_into_tensor(whole, padded, group=axis.group)
+    return [json.loads(bytes(row.tolist())) for row in whole.cpu()]

@@ -1,0 +1,66 @@
+"""The account of a run's communication: what was sent over which axis, call by call."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all", "send", "receive", "barrier"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One collective call.
+
+    Args:
+        kind: which collective.
+        axis: the mesh axis it ran over.
+        dtype: of the payload, as ``float32``.
+        payload: bytes of the whole logical tensor of the call: the gathered tensor of an all-gather, the tensor before
+            a reduce-scatter.
+        scalar: whether it carries a bookkeeping number (a loss, a count, a norm) and no tensor of the model.
+    """
+
+    kind: Kind
+    axis: str
+    dtype: str
+    payload: int
+    scalar: bool = False
+
+    @property
+    def volume(self) -> int:
+        """Bytes by the field's convention: an all-reduce is a reduce-scatter and an all-gather, so it counts twice."""
+        return 2 * self.payload if self.kind == "all_reduce" else self.payload
+
+
+@dataclass
+class Ledger:
+    """The entries of a run, in the order of the calls. An ``Axis`` without a ledger records nothing and pays nothing."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+    def record(self, entry: Entry) -> None:
+        """Add one call."""
+        self.entries.append(entry)
+
+    def volume(self, axis: str | None = None, scalar: bool = False) -> int:
+        """Return the summed volume in bytes, of one axis or of all; bookkeeping scalars are summed apart."""
+        return sum(entry.volume for entry in self.entries if entry.scalar == scalar and axis in (None, entry.axis))
+
+    def counts(self) -> Counter[Entry]:
+        """Return how often each kind of call was made."""
+        return Counter(self.entries)
+
+    def rows(self) -> list[dict[str, object]]:
+        """Return one JSON-able row for each distinct call, with its count and the bytes of all of them."""
+        return [
+            {
+                "kind": entry.kind,
+                "axis": entry.axis,
+                "dtype": entry.dtype,
+                "scalar": entry.scalar,
+                "calls": calls,
+                "payload": entry.payload * calls,
+                "volume": entry.volume * calls,
+            }
+            for entry, calls in self.counts().items()
+        ]

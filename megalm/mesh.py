@@ -1,0 +1,158 @@
+"""The live side of a layout: this rank's process group along each axis."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+
+import torch
+import torch.distributed as dist
+
+from megalm.layout import AXES, Layout
+from megalm.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the mesh as one rank sees it; all that a parallel layer needs to know of the others.
+
+    Args:
+        name: ``tp``, ``dp``, ...; of a combination the names joined by ``_``.
+        ranks: the global ranks of this group, in order.
+        rank: this rank's position among them.
+        group: the process group; ``None`` when the axis has one rank.
+        ledger: where the collectives over this axis are recorded; ``None`` records nothing.
+    """
+
+    name: str
+    ranks: tuple[int, ...]
+    rank: int
+    group: dist.ProcessGroup | None = None
+    ledger: Ledger | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of ranks along the axis."""
+        return len(self.ranks)
+
+    @staticmethod
+    def alone(name: str = "alone") -> "Axis":
+        """Return an axis of one rank: a parallel layer over it is a single-device layer."""
+        return Axis(name, (0,), 0)
+
+
+class Mesh:
+    """Every axis of a layout as this rank sees it.
+
+    Axes that span the same ranks share one process group: with cp=1 the axes ``dp`` and ``dp x cp`` do.
+
+    Args:
+        layout: the sizes.
+        rank: this process's rank in the layout.
+        device: where its tensors live.
+        groups: the process groups by the ranks they span.
+        ledger: the account of all collectives, or ``None``.
+    """
+
+    COMBINATIONS = (("tp",), ("cp",), ("dp",), ("pp",), ("dp", "cp"), ("pp", "tp"), AXES)
+
+    def __init__(
+        self,
+        layout: Layout,
+        rank: int,
+        device: torch.device,
+        groups: dict[tuple[int, ...], dist.ProcessGroup],
+        ledger: Ledger | None = None,
+    ) -> None:
+        """See the class."""
+        self.layout = layout
+        self.rank = rank
+        self.coordinates = layout.coordinates(rank)
+        self.device = device
+        self.ledger = ledger
+        self._groups = groups
+
+    @staticmethod
+    def alone(device: torch.device | str = "cpu", ledger: Ledger | None = None) -> "Mesh":
+        """Return the mesh of one process; no process group is needed."""
+        return Mesh(Layout(), 0, torch.device(device), {}, ledger)
+
+    @staticmethod
+    def build(
+        layout: Layout, device: torch.device | str = "cpu", ledger: Ledger | None = None, timeout_s: float = 600
+    ) -> "Mesh":
+        """Make the process groups of this rank; every rank of the layout calls it.
+
+        The layout takes the first ``layout.world_size`` ranks of the default process group.
+
+        Raises:
+            UserError: the layout does not fit.
+        """
+        if layout.world_size == 1:
+            layout.check(1)
+            return Mesh.alone(device, ledger)
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        layout.check(min(world_size, layout.world_size))
+        wanted = [layout.ranks_along(axes, rank) for axes in Mesh.COMBINATIONS] + [layout.expert_ranks(rank)]
+        groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
+        for ranks in wanted:
+            if len(ranks) == 1 or ranks in groups:
+                continue
+            if len(ranks) == world_size:
+                group = dist.group.WORLD
+            else:
+                group = dist.new_group(
+                    list(ranks), timeout=timedelta(seconds=timeout_s), use_local_synchronization=True
+                )
+            assert isinstance(group, dist.ProcessGroup)
+            groups[ranks] = group
+        return Mesh(layout, rank, torch.device(device), groups, ledger)
+
+    def axis(self, *names: str) -> Axis:
+        """Return one axis, or the combination of several."""
+        return self._axis("_".join(names), self.layout.ranks_along(names, self.rank))
+
+    def _axis(self, name: str, ranks: Sequence[int]) -> Axis:
+        ranks = tuple(ranks)
+        assert all(below < above for below, above in pairwise(ranks))
+        return Axis(name, ranks, ranks.index(self.rank), self._groups.get(ranks), self.ledger)
+
+    @property
+    def pp(self) -> Axis:
+        """The pipeline axis."""
+        return self.axis("pp")
+
+    @property
+    def dp(self) -> Axis:
+        """The data axis."""
+        return self.axis("dp")
+
+    @property
+    def cp(self) -> Axis:
+        """The context axis."""
+        return self.axis("cp")
+
+    @property
+    def tp(self) -> Axis:
+        """The tensor axis."""
+        return self.axis("tp")
+
+    @property
+    def ep(self) -> Axis:
+        """The expert axis, taken out of dp x cp."""
+        return self._axis("ep", self.layout.expert_ranks(self.rank))
+
+    @property
+    def data(self) -> Axis:
+        """The ranks that hold the same parameters and see other tokens: dp x cp; gradients are summed over it."""
+        return self.axis("dp", "cp")
+
+    @property
+    def model(self) -> Axis:
+        """The ranks that hold one copy of the model together: pp x tp; norms are summed over it."""
+        return self.axis("pp", "tp")
+
+    @property
+    def world(self) -> Axis:
+        """All ranks of the layout."""
+        return self._axis("world", self.layout.ranks_along(AXES, self.rank))

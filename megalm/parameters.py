@@ -1,0 +1,59 @@
+"""Parameters and the specs they carry: attaching, naming, drawing."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from megalm import rng
+from megalm.param_spec import ParamSpec
+
+
+def new_parameter(spec: ParamSpec, positions: Mapping[str, int]) -> nn.Parameter:
+    """Make this rank's slice of a parameter, on the default device and in the default dtype.
+
+    It is drawn at once, so that a layer is usable by itself; ``initialize`` draws it again by its name.
+    """
+    parameter = nn.Parameter(torch.empty(spec.local_shape(positions)))
+    parameter.spec = spec  # type: ignore[attr-defined]
+    if not parameter.is_meta:
+        draw(parameter, spec, rng.key("unnamed"), positions)
+    return parameter
+
+
+def spec_of(parameter: nn.Parameter) -> ParamSpec:
+    """Return the parameter's spec; one from a plain torch module is whole on every rank and keeps its own init."""
+    spec: ParamSpec | None = getattr(parameter, "spec", None)
+    return spec if spec is not None else ParamSpec(tuple(parameter.shape), decay=parameter.ndim > 1)
+
+
+def name_parameters(model: nn.Module) -> None:
+    """Write each parameter's path in the whole model into its spec."""
+    for name, parameter in model.named_parameters():
+        parameter.spec = spec_of(parameter).named(name)  # type: ignore[attr-defined]
+
+
+def named_specs(model: nn.Module) -> Iterator[tuple[nn.Parameter, ParamSpec]]:
+    """Yield each distinct parameter with its spec, in the order of the model."""
+    for parameter in model.parameters():
+        yield parameter, spec_of(parameter)
+
+
+@torch.no_grad()
+def draw(parameter: Tensor, spec: ParamSpec, stream: int, positions: Mapping[str, int]) -> None:
+    """Fill this rank's slice from ``stream``; what the whole parameter holds does not depend on how it is cut."""
+    if spec.init.kind == "constant":
+        parameter.fill_(spec.init.value)
+    elif spec.init.kind == "normal":
+        starts = [part.start for part in spec.local_slices(positions)]
+        if parameter.ndim > 2:
+            raise ValueError(f"{spec.name}: a normal init draws matrices and vectors, not {parameter.ndim} dims")
+        matrix = parameter if parameter.ndim == 2 else parameter.unsqueeze(0)
+        row_start, column_start = starts if parameter.ndim == 2 else (0, starts[0])
+        rng.fill_normal(matrix, stream, spec.init.std, row_start, column_start)
+
+
+def initialize(model: nn.Module, seed: int, positions: Mapping[str, int]) -> None:
+    """Draw every parameter from the stream named by (seed, parameter name); call ``name_parameters`` before."""
+    for parameter, spec in named_specs(model):
+        draw(parameter.data, spec, rng.key(seed, spec.name), positions)
