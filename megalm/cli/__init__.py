@@ -1,0 +1,1 @@
+"""The command line: one module for each verb; it reads the words, calls the library and prints."""

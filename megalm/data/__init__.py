@@ -1,0 +1,1 @@
+"""From text to the samples of a step: cleaning, tokenizing, indexed files, mixtures, sample order."""

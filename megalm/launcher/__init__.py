@@ -1,0 +1,1 @@
+"""Starting ranks and finding the own place among them: local processes, torchrun, Slurm, MPI."""

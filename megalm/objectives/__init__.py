@@ -1,0 +1,1 @@
+"""What is learned from: the losses and how a sample becomes inputs and labels."""

@@ -1,0 +1,1 @@
+"""How it is learned: update rules over owned ranges, clipping, learning-rate schedules."""

@@ -1,0 +1,1 @@
+"""The engines, which do not know one another: tensor, pipeline, data."""

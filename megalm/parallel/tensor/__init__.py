@@ -1,0 +1,1 @@
+"""The tensor engine: layers whose weights are split over one axis, and their collectives."""

@@ -1,0 +1,1 @@
+"""Composition: the run, its step, its loop, and what it reports."""

@@ -1,0 +1,1 @@
+"""The proof: the same steps at a layout and on one process, compared tensor by tensor."""

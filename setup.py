@@ -1,0 +1,40 @@
+"""What pip needs to know to install megalm; the settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "megalm" / "__init__.py").read_text(), re.MULTILINE)
+assert VERSION is not None
+
+setup(
+    name="megalm",
+    version=VERSION[1],
+    description="Distributed training of language models with explicit parallelism: no layout changes the result",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["megalm", "megalm.*"]),
+    package_data={"megalm": ["py.typed"]},
+    entry_points={"console_scripts": ["megalm=megalm.cli.main:main"]},
+    install_requires=[
+        "torch>=2.13,<2.14",
+        "numpy>=2.0",
+        "pydantic>=2.14,<3",
+        "rich>=15,<16",
+        "ruamel.yaml>=0.19,<0.20",
+        "safetensors>=0.8,<0.9",
+        "tokenizers>=0.23,<0.24",
+        "typer>=0.29,<0.30",
+    ],
+    extras_require={
+        "deepspeed": ["deepspeed>=0.19.8"],
+        "fairscale": ["fairscale>=0.4.13"],
+        "mpi": ["mpi4py>=4.1", "mpich>=5.0"],
+        "tensorboard": ["tensorboard>=2.21"],
+        "wandb": ["wandb>=0.31"],
+        "dev": ["hypothesis>=6.170", "mypy>=2.4", "pytest>=9.2", "ruff>=0.17.6"],
+    },
+)
