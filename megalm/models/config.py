@@ -1,0 +1,159 @@
+"""The model section of the run file. Field names are Hugging Face's."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from megalm.errors import UserError, suggestion
+from megalm.models.presets import PRESETS
+from megalm.section import Section
+
+_SHARED: Mapping[str, Any] = {"initializer_range": 0.02}
+FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
+    "gpt2": {
+        "max_position_embeddings": 1024,
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+    },
+    "gpt_neox": {
+        "max_position_embeddings": 2048,
+        "layer_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "attention_bias": True,
+        "use_parallel_residual": True,
+        "rotary_pct": 0.25,
+        "rotary_emb_base": 10000.0,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "llama": {
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_theta": 10000.0,
+        "attention_dropout": 0.0,
+    },
+}
+"""What each family has beside the sizes, and its defaults; a field that is not a family's is refused there."""
+
+_SIZES = frozenset({
+    "family",
+    "preset",
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "vocab_size",
+    "intermediate_size",
+    "options",
+})
+_FAMILY_SIZES: Mapping[str, set[str]] = {"llama": {"num_key_value_heads", "head_dim"}}
+_PROBABILITY: Mapping[str, Any] = {"ge": 0.0, "lt": 1.0}
+
+
+class ModelConfig(Section):
+    """What the model is. Every field is resolved: what the run file leaves out comes from the preset or the family."""
+
+    family: str = Field(description="the shape: gpt2 | gpt_neox | llama, or package.module:name of your own builder")
+    preset: str | None = Field(None, description="a named size whose fields are the defaults: " + ", ".join(PRESETS))
+    num_hidden_layers: int = Field(ge=1, description="number of blocks; compute and memory grow with it")
+    hidden_size: int = Field(ge=1, description="features of a token between blocks; compute grows with its square")
+    num_attention_heads: int = Field(ge=1, description="query heads; tp may be at most this")
+    vocab_size: int = Field(ge=1, description="tokens the model knows; at least the tokenizer's; need not divide by tp")
+    num_key_value_heads: int | None = Field(None, ge=1, description="key heads, a divisor of the query heads (llama)")
+    head_dim: int | None = Field(None, ge=1, description="features of a head; hidden_size / heads by default (llama)")
+    intermediate_size: int | None = Field(
+        None, ge=1, description="features inside the MLP: 4 x hidden, for llama two thirds of that rounded up to 64"
+    )
+    max_position_embeddings: int = Field(1024, ge=1, description="longest sequence; learned positions have this many")
+    initializer_range: float = Field(0.02, ge=0, description="standard deviation of the drawn weights")
+    tie_word_embeddings: bool = Field(False, description="whether the head shares the embedding's table")
+    layer_norm_epsilon: float | None = Field(None, gt=0, description="added to the variance in norms (gpt2)")
+    layer_norm_eps: float | None = Field(None, gt=0, description="added to the variance in norms (gpt_neox)")
+    rms_norm_eps: float | None = Field(None, gt=0, description="added to the mean square in norms (llama)")
+    attention_bias: bool | None = Field(None, description="whether attention's linears have biases (gpt_neox, llama)")
+    mlp_bias: bool | None = Field(None, description="whether the MLP's linears have biases (llama)")
+    use_parallel_residual: bool | None = Field(None, description="attention and MLP read the same input (gpt_neox)")
+    rotary_pct: float | None = Field(None, ge=0, le=1, description="share of a head's features that rotate (gpt_neox)")
+    rotary_emb_base: float | None = Field(None, gt=0, description="base of the rotation's wavelengths (gpt_neox)")
+    rope_theta: float | None = Field(None, gt=0, description="base of the rotation's wavelengths (llama)")
+    embd_pdrop: float | None = Field(None, **_PROBABILITY, description="dropout after the embedding (gpt2)")
+    attn_pdrop: float | None = Field(
+        None, **_PROBABILITY, description="dropout of attention probabilities; takes the slower math path (gpt2)"
+    )
+    resid_pdrop: float | None = Field(None, **_PROBABILITY, description="dropout before each residual sum (gpt2)")
+    hidden_dropout: float | None = Field(
+        None, **_PROBABILITY, description="dropout after the embedding and before each residual sum (gpt_neox)"
+    )
+    attention_dropout: float | None = Field(
+        None, **_PROBABILITY, description="dropout of attention probabilities; takes the slower math path"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="free keys for your own family's builder")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, given: Any) -> Any:
+        """Fill what was left out from the preset, then from the family."""
+        if not isinstance(given, dict):
+            return given
+        preset = given.get("preset")
+        if isinstance(preset, str):
+            if preset not in PRESETS:
+                raise UserError(
+                    f"model.preset: {preset!r} is not known{suggestion(preset, PRESETS) or '.'} Choose one of "
+                    f"{', '.join(PRESETS)}."
+                )
+            given = {**PRESETS[preset], **given}
+        family = given.get("family")
+        if not isinstance(family, str) or family not in FAMILY_DEFAULTS:
+            if isinstance(family, str) and ":" not in family:
+                raise UserError(
+                    f"model.family: {family!r} is not known{suggestion(family, FAMILY_DEFAULTS) or '.'} Choose one of "
+                    f"{', '.join(FAMILY_DEFAULTS)}, or give package.module:name."
+                )
+            return given
+        defaults = {**_SHARED, **FAMILY_DEFAULTS[family]}
+        foreign = [
+            name
+            for name in given
+            if name in cls.model_fields
+            and given[name] is not None
+            and name not in defaults.keys() | _SIZES | _FAMILY_SIZES.get(family, set())
+        ]
+        if foreign:
+            raise UserError(f"model.{foreign[0]} has no effect in the family {family}; remove it.")
+        resolved = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+        hidden = resolved.get("hidden_size")
+        if isinstance(hidden, int) and "intermediate_size" not in resolved:
+            resolved["intermediate_size"] = -(-8 * hidden // (3 * 64)) * 64 if family == "llama" else 4 * hidden
+        if family == "llama":
+            heads = resolved.get("num_attention_heads")
+            resolved.setdefault("num_key_value_heads", heads)
+            if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+                resolved.setdefault("head_dim", hidden // heads)
+        return resolved
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Refuse sizes that do not fit one another."""
+        if self.family not in FAMILY_DEFAULTS:
+            return self
+        heads = self.num_attention_heads
+        if self.hidden_size % heads and (self.family != "llama" or self.head_dim == self.hidden_size // heads):
+            raise UserError(
+                f"model.num_attention_heads={heads} does not divide model.hidden_size={self.hidden_size}; choose a "
+                "divisor."
+            )
+        if self.num_key_value_heads is not None and heads % self.num_key_value_heads:
+            raise UserError(
+                f"model.num_key_value_heads={self.num_key_value_heads} does not divide "
+                f"model.num_attention_heads={heads}; choose a divisor."
+            )
+        if self.head_dim is not None and self.head_dim % 2:
+            raise UserError(f"model.head_dim={self.head_dim} is odd, but rotation takes pairs; choose an even one.")
+        return self

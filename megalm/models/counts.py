@@ -1,0 +1,48 @@
+"""Parameters and FLOPs of a decoder in closed form. No torch: the planner reads it for models that fit nowhere."""
+
+from megalm.models.decoder_shape import DecoderShape
+
+
+def linear_parameters_per_layer(shape: DecoderShape) -> int:
+    """Return the entries of one block's weight matrices."""
+    query = shape.num_heads * shape.head_dim
+    key_value = 2 * shape.num_key_value_heads * shape.head_dim
+    mlp_matrices = 3 if shape.gated_mlp else 2
+    return shape.hidden_size * (2 * query + key_value + mlp_matrices * shape.intermediate_size)
+
+
+def vector_parameters_per_layer(shape: DecoderShape) -> int:
+    """Return the entries of one block's norms and biases."""
+    query = shape.num_heads * shape.head_dim
+    key_value = 2 * shape.num_key_value_heads * shape.head_dim
+    norms = 2 * shape.hidden_size * (1 if shape.rms_norm else 2)
+    attention = query + key_value + shape.hidden_size if shape.attention_bias else 0
+    widths = 2 * shape.intermediate_size if shape.gated_mlp else shape.intermediate_size
+    mlp = widths + shape.hidden_size if shape.mlp_bias else 0
+    return norms + attention + mlp
+
+
+def num_parameters(shape: DecoderShape) -> int:
+    """Return the number of parameters; a tied head counts once."""
+    table = shape.vocab_size * shape.hidden_size
+    positions = shape.max_positions * shape.hidden_size if shape.learned_positions else 0
+    final_norm = shape.hidden_size * (1 if shape.rms_norm else 2)
+    blocks = shape.num_layers * (linear_parameters_per_layer(shape) + vector_parameters_per_layer(shape))
+    return table * (1 if shape.tied else 2) + positions + blocks + final_norm
+
+
+def forward_flops_per_token(shape: DecoderShape, seq_length: int) -> int:
+    """Return the FLOPs of the forward pass for one token.
+
+    Two for each entry of each weight matrix that multiplies it (the head's among them, the embedding's look-up not),
+    and 4 x seq_length x heads x head_dim a layer for attention, counted without the causal half, as in PaLM
+    (Chowdhery et al. 2022, appendix B). Training takes three times as much.
+    """
+    matrices = shape.num_layers * linear_parameters_per_layer(shape) + shape.vocab_size * shape.hidden_size
+    attention = shape.num_layers * 4 * seq_length * shape.num_heads * shape.head_dim
+    return 2 * matrices + attention
+
+
+def training_flops_per_token(shape: DecoderShape, seq_length: int) -> int:
+    """Return the FLOPs of forward and backward for one token: three times the forward's."""
+    return 3 * forward_flops_per_token(shape, seq_length)

@@ -1,0 +1,174 @@
+"""One decoder for the shapes of GPT-2, GPT-NeoX and Llama."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from megalm.batch import MicroBatch
+from megalm.mesh import Axis
+from megalm.models.attention import Attention
+from megalm.models.config import ModelConfig
+from megalm.models.decoder_shape import DecoderShape
+from megalm.models.mlp import GatedMlp, Mlp
+from megalm.models.rotary import Rotary
+from megalm.param_spec import Init, ParamSpec
+from megalm.parallel.tensor.cross_entropy import VocabParallelHead
+from megalm.parallel.tensor.dropout import Dropout
+from megalm.parallel.tensor.embedding import VocabParallelEmbedding
+from megalm.parallel.tensor.norm import LayerNorm, RMSNorm
+from megalm.parallel.tensor.region import Region
+from megalm.parameters import new_parameter
+
+
+class PositionEmbedding(nn.Module):
+    """A learned vector for each position, added to the rows."""
+
+    def __init__(self, max_positions: int, hidden_size: int, std: float, region: Region) -> None:
+        """Each rank looks up its own rows, so under sequence parallelism its gradient is partial."""
+        super().__init__()
+        self.region = region
+        spec = ParamSpec((max_positions, hidden_size), Init.normal(std), partial_over=region.partial_over)
+        self.weight = new_parameter(spec, {})
+
+    def forward(self, positions_bs: Tensor) -> Tensor:
+        """Return the vectors [n, hidden] of this rank's rows."""
+        return nn.functional.embedding(self.region.local_rows(positions_bs.flatten()), self.weight)
+
+
+class Embedding(nn.Module):
+    """The first block: tokens to rows."""
+
+    def __init__(
+        self, embed_tokens: VocabParallelEmbedding, embed_positions: PositionEmbedding | None, dropout: Dropout
+    ) -> None:
+        """Take the tables from the model."""
+        super().__init__()
+        self.embed_tokens, self.embed_positions, self.dropout = embed_tokens, embed_positions, dropout
+
+    def forward(self, _: Tensor | None, batch: MicroBatch) -> Tensor:
+        """Return the rows [n, hidden]."""
+        x: Tensor = self.embed_tokens(batch.tokens_bs.flatten())
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(batch.positions_bs)
+        dropped: Tensor = self.dropout(x, batch.rows_bs.flatten())
+        return dropped
+
+
+class DecoderLayer(nn.Module):
+    """Attention and MLP, each behind a norm and added to the rows."""
+
+    def __init__(self, shape: DecoderShape, axis: Axis, rotary: Rotary | None, sequence_parallel: bool) -> None:
+        """Build one block."""
+        super().__init__()
+        norm = RMSNorm if shape.rms_norm else LayerNorm
+        mlp = GatedMlp if shape.gated_mlp else Mlp
+        out_std = shape.std / math.sqrt(2 * shape.num_layers) if shape.scaled_residual_init else shape.std
+        self.input_layernorm = norm(
+            shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel
+        )
+        self.self_attn = Attention(shape, axis, rotary, out_std, sequence_parallel)
+        self.post_attention_layernorm = norm(
+            shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel
+        )
+        self.mlp = mlp(shape, axis, out_std, sequence_parallel)
+        self.attention_residual = Dropout(shape.hidden_dropout, axis, sequence_parallel=sequence_parallel)
+        self.mlp_residual = Dropout(shape.hidden_dropout, axis, sequence_parallel=sequence_parallel)
+        self.parallel_residual = shape.parallel_residual
+
+    def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Map rows [n, hidden] to rows [n, hidden]."""
+        token_rows = batch.rows_bs.flatten()
+        attended = self.attention_residual(self.self_attn(self.input_layernorm(x), batch), token_rows)
+        if self.parallel_residual:
+            thought = self.mlp_residual(self.mlp(self.post_attention_layernorm(x)), token_rows)
+            return x + attended + thought  # type: ignore[no-any-return]
+        x = x + attended
+        return x + self.mlp_residual(self.mlp(self.post_attention_layernorm(x)), token_rows)  # type: ignore[no-any-return]
+
+
+class Head(nn.Module):
+    """The last block: final norm, output head and cross entropy."""
+
+    def __init__(self, norm: nn.Module, lm_head: VocabParallelHead) -> None:
+        """Take the layers from the model."""
+        super().__init__()
+        self.norm, self.lm_head = norm, lm_head
+
+    def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Return the micro-batch's share of the global batch's loss."""
+        loss: Tensor = self.lm_head(self.norm(x), batch.labels_bs.flatten(), batch.loss_scale)
+        return loss
+
+
+class Backbone(nn.Module):
+    """Everything below the head."""
+
+    def __init__(self, shape: DecoderShape, axis: Axis, sequence_parallel: bool) -> None:
+        """Build the tables, the blocks and the final norm."""
+        super().__init__()
+        region = Region(axis, sequence_parallel)
+        self.embed_tokens = VocabParallelEmbedding(
+            shape.vocab_size, shape.hidden_size, axis, std=shape.std, sequence_parallel=sequence_parallel
+        )
+        self.embed_positions: PositionEmbedding | None = None
+        if shape.learned_positions:
+            self.embed_positions = PositionEmbedding(shape.max_positions, shape.hidden_size, shape.std, region)
+        self.embed_dropout = Dropout(shape.embedding_dropout, axis, sequence_parallel=sequence_parallel)
+        rotary = Rotary(shape.rotary_dim, shape.max_positions, shape.rotary_base) if shape.rotary_dim else None
+        self.layers = nn.ModuleList(
+            DecoderLayer(shape, axis, rotary, sequence_parallel) for _ in range(shape.num_layers)
+        )
+        norm = RMSNorm if shape.rms_norm else LayerNorm
+        self.norm = norm(shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel)
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks and head.
+
+    Args:
+        config: a resolved model section of one of the decoder families.
+        axis: the tensor axis.
+        sequence_parallel: whether the rows between blocks are cut over the axis.
+    """
+
+    def __init__(self, config: ModelConfig, axis: Axis, sequence_parallel: bool = False) -> None:
+        """See the class."""
+        super().__init__()
+        shape = DecoderShape.of(config)
+        self.model = Backbone(shape, axis, sequence_parallel)
+        self.lm_head = VocabParallelHead(
+            shape.vocab_size,
+            shape.hidden_size,
+            axis,
+            weight=self.model.embed_tokens.weight if shape.tied else None,
+            std=shape.std,
+            sequence_parallel=sequence_parallel,
+        )
+
+    def blocks(self) -> list[nn.Module]:
+        """Return what the rows pass through, in order: the spans that a stage may be made of."""
+        backbone = self.model
+        embedding = Embedding(backbone.embed_tokens, backbone.embed_positions, backbone.embed_dropout)
+        return [embedding, *backbone.layers, Head(backbone.norm, self.lm_head)]
+
+    def logits(self, batch: MicroBatch) -> Tensor:
+        """Return this rank's columns of the logits [whole rows, local vocabulary]."""
+        embedding, *layers, _ = self.blocks()
+        x: Tensor = embedding(None, batch)
+        for layer in layers:
+            x = layer(x, batch)
+        return self.lm_head.logits(self.model.norm(x))
+
+
+def fill_tables(model: nn.Module) -> None:
+    """Compute the tables of a model that was built without storage."""
+    for module in model.modules():
+        if isinstance(module, Rotary):
+            module.fill()
+
+
+def build_decoder(config: ModelConfig, axis: Axis, sequence_parallel: bool) -> nn.Module:
+    """Build the decoder of a ``gpt2``, ``gpt_neox`` or ``llama`` section."""
+    with torch.device("meta"):
+        return Decoder(config, axis, sequence_parallel)

@@ -1,0 +1,80 @@
+"""What a decoder block is made of: one description that the builder, the counts and the planner read. No torch."""
+
+from dataclasses import dataclass
+
+from megalm.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """A family spelled out.
+
+    Args:
+        learned_positions: a table of positions is added to the embedding; otherwise heads rotate.
+        rotary_dim: features of a head that rotate.
+        rotary_base: base of the wavelengths.
+        rms_norm: root-mean-square norms without bias; otherwise layer norms.
+        eps: of the norms.
+        gated_mlp: SiLU-gated MLP of three matrices; otherwise two matrices around a GELU.
+        tanh_gelu: the tanh form of GELU; otherwise the exact one.
+        parallel_residual: attention and MLP read the same input.
+        scaled_residual_init: output projections are drawn narrower by sqrt(2 x layers).
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    max_positions: int
+    tied: bool
+    std: float
+    learned_positions: bool
+    rotary_dim: int
+    rotary_base: float
+    rms_norm: bool
+    eps: float
+    gated_mlp: bool
+    tanh_gelu: bool
+    parallel_residual: bool
+    attention_bias: bool
+    mlp_bias: bool
+    scaled_residual_init: bool
+    embedding_dropout: float
+    attention_dropout: float
+    hidden_dropout: float
+
+    @staticmethod
+    def of(config: ModelConfig) -> "DecoderShape":
+        """Spell out a resolved model section of one of the decoder families."""
+        head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+        gpt2, neox, llama = (config.family == family for family in ("gpt2", "gpt_neox", "llama"))
+        rotary_dim = 0 if gpt2 else head_dim if llama else int(head_dim * (config.rotary_pct or 0.0)) // 2 * 2
+        return DecoderShape(
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            num_key_value_heads=config.num_key_value_heads or config.num_attention_heads,
+            head_dim=head_dim,
+            intermediate_size=config.intermediate_size or 4 * config.hidden_size,
+            vocab_size=config.vocab_size,
+            max_positions=config.max_position_embeddings,
+            tied=config.tie_word_embeddings,
+            std=config.initializer_range,
+            learned_positions=gpt2,
+            rotary_dim=rotary_dim,
+            rotary_base=config.rope_theta or config.rotary_emb_base or 10000.0,
+            rms_norm=llama,
+            eps=config.layer_norm_epsilon or config.layer_norm_eps or config.rms_norm_eps or 1e-5,
+            gated_mlp=llama,
+            tanh_gelu=gpt2,
+            parallel_residual=neox and bool(config.use_parallel_residual),
+            attention_bias=gpt2 or bool(config.attention_bias),
+            mlp_bias=not llama or bool(config.mlp_bias),
+            scaled_residual_init=gpt2,
+            embedding_dropout=config.embd_pdrop or config.hidden_dropout or 0.0,
+            attention_dropout=config.attn_pdrop or config.attention_dropout or 0.0,
+            hidden_dropout=config.resid_pdrop or config.hidden_dropout or 0.0,
+        )

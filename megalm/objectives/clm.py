@@ -1,0 +1,28 @@
+"""Causal language modelling: every token is a label of the tokens before it."""
+
+import torch
+
+from megalm.batch import IGNORED, MicroBatch
+from megalm.data.loader import Rows
+
+
+def clm(rows: Rows, *, reset_attention: bool) -> MicroBatch:
+    """Turn rows of seq_length + 1 tokens into inputs and labels shifted by one.
+
+    Args:
+        rows: the samples.
+        reset_attention: whether attention and positions start anew at each document; a document's last token is then
+            not asked for the next document's first.
+    """
+    tokens = torch.from_numpy(rows.tokens_bs)
+    b, s = tokens.shape[0], tokens.shape[1] - 1
+    places = torch.arange(s).expand(b, s)
+    token_rows = torch.from_numpy(rows.samples_b).unsqueeze(1) * s + places
+    if not reset_attention:
+        return MicroBatch(tokens[:, :-1], tokens[:, 1:], places, token_rows, loss_scale=0.0)
+    documents = torch.from_numpy(rows.documents_bs)
+    starts = torch.ones(b, s, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:-1] != documents[:, :-2]
+    positions = places - torch.where(starts, places, 0).cummax(1).values
+    labels = tokens[:, 1:].masked_fill(documents[:, 1:] != documents[:, :-1], IGNORED)
+    return MicroBatch(tokens[:, :-1], labels, positions, token_rows, 0.0, documents[:, :-1])

@@ -1,0 +1,29 @@
+"""The optimizer section of the run file."""
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from megalm.errors import UserError
+from megalm.section import Section
+
+
+class OptimizerConfig(Section):
+    """How gradients become updates."""
+
+    name: str = Field("adamw", description="the update rule: adamw, or package.module:name of your own")
+    lr: float = Field(1e-3, ge=0, description="peak learning rate; too high diverges, too low wastes steps")
+    betas: list[float] = Field(
+        [0.9, 0.95], min_length=2, max_length=2, description="how slowly the two moments forget; nearer 1 is slower"
+    )
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment; larger damps small gradients")
+    weight_decay: float = Field(0.1, ge=0, description="pull of matrices towards 0; norms and biases do not decay")
+    clip_grad_norm: float = Field(1.0, ge=0, description="gradients of a larger global norm are scaled down to it; 0 off")
+    options: dict[str, Any] = Field(default_factory=dict, description="free keys for your own rule")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Refuse moments that never forget."""
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimizer.betas: {self.betas} must lie in [0, 1); choose for example [0.9, 0.95].")
+        return self

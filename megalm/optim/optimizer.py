@@ -1,0 +1,75 @@
+"""One optimizer over the ranges that this rank owns."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from megalm import collectives
+from megalm.mesh import Axis
+from megalm.optim.rule import UpdateRule
+from megalm.parallel.data.bucket import Bucket
+
+CLIP_EPS = 1e-6
+"""Added to the norm before dividing by it, as torch's clipping does."""
+
+
+class Optimizer:
+    """Clips and updates the buckets.
+
+    Args:
+        rule: the update rule.
+        buckets: values and complete gradients.
+        model: the axis of ranks that hold one copy of the model together; norms are summed over it.
+        positions: this rank's position on each model axis, by name.
+        clip_grad_norm: largest global gradient norm; 0 never scales.
+    """
+
+    def __init__(
+        self,
+        rule: UpdateRule,
+        buckets: Sequence[Bucket],
+        *,
+        model: Axis,
+        positions: Mapping[str, int],
+        clip_grad_norm: float,
+    ) -> None:
+        """See the class."""
+        self.rule = rule
+        self.buckets = buckets
+        self.updates = 0
+        self._model = model
+        self._clip_grad_norm = clip_grad_norm
+        self.state = [{name: torch.zeros_like(bucket.values) for name in rule.state_names} for bucket in buckets]
+        self._counted = [
+            (slot.view(bucket.gradients), owned)
+            for bucket in buckets
+            for slot in bucket.slots
+            if (owned := slot.spec.owned_slices(positions)) is not None
+        ]
+
+    def grad_norm(self) -> float:
+        """Return the norm of the whole gradient: each element of each parameter is counted once."""
+        norms = [torch.linalg.vector_norm(view[owned]) for view, owned in self._counted]
+        total = torch.stack(norms).double().square().sum() if norms else torch.zeros((), dtype=torch.float64)
+        return math.sqrt(collectives.all_reduce(total, self._model, scalar=True).item())
+
+    def clip(self) -> float:
+        """Scale all gradients so that their global norm is at most the configured one; return the norm before."""
+        norm = self.grad_norm()
+        scale = self._clip_grad_norm / (norm + CLIP_EPS)
+        if self._clip_grad_norm and math.isfinite(norm) and scale < 1:
+            for bucket in self.buckets:
+                bucket.gradients.mul_(scale)
+        return norm
+
+    def step(self, lr: float) -> None:
+        """Update all values."""
+        self.updates += 1
+        for bucket, state in zip(self.buckets, self.state, strict=True):
+            for decay, span in bucket.segments():
+                part: dict[str, Tensor] = {name: tensor[span] for name, tensor in state.items()}
+                self.rule.update(
+                    bucket.values[span], bucket.gradients[span], part, lr=lr, decay=decay, step=self.updates
+                )

@@ -1,0 +1,135 @@
+"""The output head and its cross entropy, fused, with the vocabulary cut over the tensor axis.
+
+Only one chunk of logits lives at a time: as soon as a chunk's losses are known its gradient is, so the backward
+products of the head are made in the forward pass and the [tokens, vocabulary] matrix is never kept.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from megalm import collectives
+from megalm.batch import IGNORED
+from megalm.mesh import Axis
+from megalm.param_spec import Init, ParamSpec, Split
+from megalm.parallel.tensor.embedding import vocab_ranges
+from megalm.parallel.tensor.gradient import add_product
+from megalm.parallel.tensor.region import Region
+from megalm.parameters import new_parameter
+
+CHUNK_TOKENS = 512
+"""Logits of this many tokens live at a time; measured best on CPU (benchmarks/throughput/README.md)."""
+
+
+def chunk_losses(logits_tv: Tensor, local_labels: Tensor, ours: Tensor, axis: Axis) -> Tensor:
+    """Return each token's loss [t] and turn the logits, in place, into their softmax.
+
+    Args:
+        logits_tv: [t, local vocabulary]; overwritten.
+        local_labels: int64 [t], each label as an index of the local vocabulary, 0 where it is another rank's.
+        ours: bool [t], where the label is in the local vocabulary.
+        axis: the tensor axis; two all-reduces a chunk.
+    """
+    top = logits_tv.amax(-1)
+    collectives.all_reduce(top, axis, "max")
+    logits_tv.sub_(top.unsqueeze(-1))
+    said = logits_tv.gather(-1, local_labels.unsqueeze(-1)).squeeze(-1).masked_fill_(~ours, 0)
+    logits_tv.exp_()
+    totals = collectives.all_reduce(torch.stack([logits_tv.sum(-1), said]), axis)
+    logits_tv.div_(totals[0].unsqueeze(-1))
+    return totals[0].log() - totals[1]
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, scale: float, region: Region, start: int, learn: bool
+    ) -> Tensor:
+        whole = region.whole_rows(x)[: labels.shape[0]]
+        valid = labels != IGNORED
+        local = labels - start
+        ours = valid & (local >= 0) & (local < weight.shape[0])
+        local = local.masked_fill(~ours, 0)
+        loss = whole.new_zeros((), dtype=torch.promote_types(whole.dtype, torch.float32))
+        dx = torch.empty_like(whole) if learn else None
+        weight_gradient: Tensor | None = None
+        for first in range(0, len(labels), CHUNK_TOKENS):
+            part = slice(first, first + CHUNK_TOKENS)
+            logits = (whole[part] @ weight.t()).to(loss.dtype)
+            losses = chunk_losses(logits, local[part], ours[part], region.axis)
+            loss += losses.masked_fill_(~valid[part], 0).sum()
+            if dx is None:
+                continue
+            logits.mul_(valid[part].unsqueeze(-1) * scale)
+            logits.scatter_add_(
+                -1, local[part].unsqueeze(-1), (ours[part] * -scale).to(logits.dtype).unsqueeze(-1)
+            )
+            gradient = logits.to(whole.dtype)
+            torch.mm(gradient, weight, out=dx[part])
+            if weight.requires_grad:
+                product = add_product(weight, gradient, whole[part])
+                weight_gradient = product if weight_gradient is None or product is None else weight_gradient + product
+        ctx.region, ctx.num_rows = region, x.shape[0]
+        ctx.save_for_backward(dx, weight_gradient)
+        return loss * scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        dx, weight_gradient = ctx.saved_tensors
+        # The weight's gradient is already in its sum, so the loss must be the end of the graph, with gradient 1.
+        if weight_gradient is not None:
+            weight_gradient = weight_gradient * gradients[0]
+        return ctx.region.sum_to_rows(dx * gradients[0]), weight_gradient, None, None, None, None, None
+
+
+class VocabParallelHead(nn.Module):
+    """The output head: it turns rows into the loss, or into logits.
+
+    Args:
+        vocab_size: whole number of tokens.
+        hidden_size: length of a row.
+        axis: the tensor axis.
+        weight: the embedding's table when the head is tied to it; a table of its own otherwise.
+        std: standard deviation of an own table.
+        sequence_parallel: whether the rows are cut over the axis between blocks.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        axis: Axis,
+        *,
+        weight: nn.Parameter | None = None,
+        std: float = 0.02,
+        sequence_parallel: bool = False,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        self.region = Region(axis, sequence_parallel)
+        split = Split(axis.name, 0, vocab_ranges(vocab_size, axis.size))
+        self.start = split.ranges[axis.rank][0]
+        if weight is None:
+            spec = ParamSpec((vocab_size, hidden_size), Init.normal(std), split)
+            weight = new_parameter(spec, {axis.name: axis.rank})
+        self.weight = weight
+
+    def forward(self, x: Tensor, labels: Tensor, scale: float) -> Tensor:
+        """Return the sum of the valid tokens' losses times ``scale``; it must be the end of the graph.
+
+        Args:
+            x: [n, hidden] rows.
+            labels: int64 [t], ``IGNORED`` where nothing is learned.
+            scale: 1 / (valid tokens of the global batch): gradients are complete when they are made.
+
+        Returns:
+            A scalar, the same on every rank of the axis.
+        """
+        learn = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        loss: Tensor = _HeadLoss.apply(x, self.weight, labels, scale, self.region, self.start, learn)
+        return loss
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return this rank's columns of the logits [whole rows, local vocabulary] of rows ``x``."""
+        return self.region.whole_rows(x) @ self.weight.t()

@@ -1,0 +1,37 @@
+"""Where the product that makes a weight's gradient goes."""
+
+import torch
+from torch import Tensor
+
+
+def gradient_sum(parameter: Tensor) -> Tensor | None:
+    """Return the buffer in which a step's gradients of ``parameter`` are summed, or ``None`` outside an engine."""
+    found: Tensor | None = getattr(parameter, "gradient_sum", None)
+    return found
+
+
+def add_gradient(parameter: Tensor, gradient: Tensor) -> Tensor | None:
+    """Add ``gradient`` to the parameter's sum; without one return it for autograd to keep."""
+    total = gradient_sum(parameter)
+    if total is None:
+        return gradient
+    total.add_(gradient)
+    return None
+
+
+def add_product(weight: Tensor, dy_to: Tensor, x_ti: Tensor) -> Tensor | None:
+    """Add ``dy^T x`` to the weight's gradient sum in one matrix product, without a temporary of the weight's size.
+
+    Args:
+        weight: [o, i].
+        dy_to: [t, o], gradient of the layer's output.
+        x_ti: [t, i], its input.
+    """
+    total = gradient_sum(weight)
+    if total is None:
+        return dy_to.t() @ x_ti
+    if total.dtype == dy_to.dtype:
+        torch.addmm(total, dy_to.t(), x_ti, out=total)
+    else:
+        total.add_(dy_to.t() @ x_ti)
+    return None

@@ -1,0 +1,176 @@
+"""Linear layers cut over the tensor axis: by columns into a span, by rows out of it (Shoeybi et al. 2019)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from megalm.mesh import Axis
+from megalm.param_spec import Init, ParamSpec, Split, even_ranges
+from megalm.parallel.tensor.gradient import add_gradient, add_product
+from megalm.parallel.tensor.region import Region
+from megalm.parameters import new_parameter
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+class _ColumnProducts(torch.autograd.Function):
+    """Several products of the same rows; the gradient's collective runs while the weight gradients are made."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, region: Region, weights: Sequence[Tensor], biases: Sequence[Tensor | None], *_: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.region, ctx.weights, ctx.biases = region, weights, biases
+        ctx.save_for_backward(x)
+        whole = region.whole_rows(x)
+        return tuple(
+            whole @ weight.t() if bias is None else torch.addmm(bias, whole, weight.t())
+            for weight, bias in zip(weights, biases, strict=True)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        region: Region = ctx.region
+        (x,) = ctx.saved_tensors
+        learns = [weight.requires_grad for weight in ctx.weights]
+        whole, gathering = region.whole_rows_async(x) if any(learns) else (x, None)
+        dx, summing = None, None
+        if ctx.needs_input_grad[0]:
+            dx = gradients[0] @ ctx.weights[0]
+            for gradient, weight in zip(gradients[1:], ctx.weights[1:], strict=True):
+                dx.addmm_(gradient, weight)
+            dx, summing = region.sum_to_rows_async(dx)
+        if gathering is not None:
+            gathering.wait()
+        weight_gradients = [
+            add_product(weight, gradient, whole) if learn else None
+            for weight, gradient, learn in zip(ctx.weights, gradients, learns, strict=True)
+        ]
+        bias_gradients = [
+            add_gradient(bias, gradient.sum(0)) if bias is not None and bias.requires_grad else None
+            for bias, gradient in zip(ctx.biases, gradients, strict=True)
+        ]
+        if summing is not None:
+            summing.wait()
+        return dx, None, None, None, *weight_gradients, *bias_gradients
+
+
+class _RowProduct(torch.autograd.Function):
+    """One product whose partial sums are added over the axis; the bias joins after the sum, once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.region, ctx.weight, ctx.bias, ctx.num_rows = region, weight, bias, x.shape[0]
+        ctx.save_for_backward(x)
+        if region.axis.size == 1 and bias is not None:
+            return torch.addmm(bias, x, weight.t())
+        rows = region.sum_to_rows(x @ weight.t())
+        return rows if bias is None else rows.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        region: Region = ctx.region
+        (x,) = ctx.saved_tensors
+        bias_gradient = None
+        if ctx.bias is not None and ctx.bias.requires_grad:
+            bias_gradient = add_gradient(ctx.bias, gradients[0].sum(0))
+        whole = region.whole_rows(gradients[0])[: ctx.num_rows]
+        dx = whole @ ctx.weight if ctx.needs_input_grad[0] else None
+        weight_gradient = add_product(ctx.weight, whole, x) if ctx.weight.requires_grad else None
+        return dx, None, weight_gradient, bias_gradient
+
+
+def column_products(x: Tensor, layers: "Sequence[ColumnParallelLinear]") -> tuple[Tensor, ...]:
+    """Apply several column-parallel layers to the same rows: one border and one collective for all of them.
+
+    Returns each layer's local outputs [whole rows, local out] for rows ``x`` [n, in].
+    """
+    weights = [layer.weight for layer in layers]
+    biases = [layer.bias for layer in layers]
+    learned = [parameter for parameter in (*weights, *biases) if parameter is not None]
+    products: tuple[Tensor, ...] = _ColumnProducts.apply(x, layers[0].region, weights, biases, *learned)
+    return products
+
+
+class ColumnParallelLinear(nn.Module):
+    """A linear layer cut over its outputs.
+
+    Args:
+        in_features: hidden size.
+        out_features: whole number of outputs.
+        axis: the tensor axis; ``Axis.alone()`` makes a single-device layer.
+        bias: whether there is one.
+        std: standard deviation of the weight.
+        ranges: the outputs that each rank holds; as even as possible by default.
+        sequence_parallel: whether the rows are cut over the axis between blocks.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        axis: Axis,
+        *,
+        bias: bool = True,
+        std: float = 0.02,
+        ranges: Ranges | None = None,
+        sequence_parallel: bool = False,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        self.region = Region(axis, sequence_parallel)
+        positions = {axis.name: axis.rank}
+        split = Split(axis.name, 0, ranges or even_ranges(out_features, axis.size))
+        self.weight = new_parameter(ParamSpec((out_features, in_features), Init.normal(std), split), positions)
+        self.bias: nn.Parameter | None = None
+        if bias:
+            spec = ParamSpec((out_features,), Init.constant(0.0), split, decay=False)
+            self.bias = new_parameter(spec, positions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return for rows ``x`` [n, in] the local outputs [whole rows, local out]."""
+        return column_products(x, [self])[0]
+
+
+class RowParallelLinear(nn.Module):
+    """A linear layer cut over its inputs; it ends a span.
+
+    Args:
+        in_features: whole number of inputs.
+        out_features: hidden size.
+        axis: the tensor axis.
+        bias: whether there is one; it is whole on every rank.
+        std: standard deviation of the weight.
+        ranges: the inputs that each rank holds; as even as possible by default.
+        sequence_parallel: whether the rows are cut over the axis between blocks.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        axis: Axis,
+        *,
+        bias: bool = True,
+        std: float = 0.02,
+        ranges: Ranges | None = None,
+        sequence_parallel: bool = False,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        self.region = Region(axis, sequence_parallel)
+        positions = {axis.name: axis.rank}
+        split = Split(axis.name, 1, ranges or even_ranges(in_features, axis.size))
+        self.weight = new_parameter(ParamSpec((out_features, in_features), Init.normal(std), split), positions)
+        self.bias: nn.Parameter | None = None
+        if bias:
+            partial_over = self.region.partial_over
+            spec = ParamSpec((out_features,), Init.constant(0.0), partial_over=partial_over, decay=False)
+            self.bias = new_parameter(spec, positions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return for local inputs ``x`` [whole rows, local in] the rows [n, out]."""
+        rows: Tensor = _RowProduct.apply(x, self.region, self.weight, self.bias)
+        return rows

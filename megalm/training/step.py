@@ -1,0 +1,75 @@
+"""One step of training."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megalm import collectives
+from megalm.batch import MicroBatch
+from megalm.errors import TrainingError
+from megalm.parallel.pipeline.program import one_stage, with_reductions
+from megalm.training.build import TrainingState
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did.
+
+    Args:
+        step: steps done, this one among them.
+        loss: mean loss of the global batch's valid tokens, before the update.
+        grad_norm: global gradient norm, before clipping.
+        lr: learning rate used.
+        updated: whether the parameters changed.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    updated: bool
+
+
+def train_step(
+    state: TrainingState, microbatches: Sequence[MicroBatch], *, skip_non_finite: bool = False
+) -> StepReport:
+    """Forward, backward, exchange and update: one step of training.
+
+    Args:
+        state: changed in place.
+        microbatches: this rank's share of the global batch.
+        skip_non_finite: whether a step whose loss or gradient is not finite is skipped, not an error.
+
+    Raises:
+        TrainingError: the loss or a gradient is not finite; the parameter is named, on every rank alike.
+    """
+    state.exchange.zero()
+    program = with_reductions(one_stage(len(microbatches)), len(state.buckets))
+    partial_loss = state.engine.run(program, microbatches)
+    loss = collectives.all_reduce(partial_loss, state.mesh.data, scalar=True).item()
+    grad_norm = state.optimizer.clip()
+    finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    if not finite and not skip_non_finite:
+        raise TrainingError(_what_is_not_finite(state, loss))
+    learned = any(microbatch.loss_scale for microbatch in microbatches)
+    lr = state.lr_schedule(state.step)
+    if finite and learned:
+        state.optimizer.step(lr)
+    state.step += 1
+    return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned)
+
+
+def _what_is_not_finite(state: TrainingState, loss: float) -> str:
+    """Return one sentence, the same on all ranks, that names the first parameter whose gradient is not finite."""
+    mine = [
+        slot.spec.name
+        for bucket in state.buckets
+        for slot in bucket.slots
+        if not slot.view(bucket.gradients).isfinite().all()
+    ]
+    named = [name for names in collectives.gather_objects(mine[:1], state.mesh.world) for name in names]
+    what = f"the gradient of {named[0]}" if named else "the gradient norm"
+    return (
+        f"step {state.step + 1}: loss {loss}, and {what} is not finite; lower optimizer.lr, look at the data, or set "
+        "train.non_finite: skip."
+    )
