@@ -1,0 +1,71 @@
+"""The values of known keys whose feature is not built yet, refused by name. Building a feature deletes its line here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from megalm.errors import UserError
+from megalm.section import Section
+
+ONLY: Mapping[str, Any] = {
+    "layout.pp": 1,
+    "layout.cp": 1,
+    "layout.ep": 1,
+    "pipeline.schedule": "1f1b",
+    "zero.stage": 0,
+    "zero.backend": "native",
+    "recompute.mode": "none",
+    "run.trace": False,
+    "run.max_restarts": 0,
+    "run.check_replicas": 0,
+}
+"""Keys of which one value is built."""
+
+NOT_YET: Mapping[str, tuple[str, ...]] = {
+    "train.precision": ("bf16", "fp16", "fp8"),
+    "optimizer.name": ("lamb", "sgd", "adamw8bit"),
+    "objective.name": ("mlm_nsp", "seq2seq", "rtd", "instruct", "multitask"),
+}
+"""Named values that will come."""
+
+VERBS = (
+    "plan",
+    "dry-run",
+    "launch",
+    "status",
+    "stop",
+    "logs",
+    "import",
+    "export",
+    "import-ds",
+    "export-ds",
+    "generate",
+    "eval",
+    "bench",
+)
+"""Verbs of the command line that will come."""
+
+
+def refuse_what_is_not_built(config: Section) -> None:
+    """Raise UserError at the first key of the run file that asks for what is not built yet."""
+    for key, built in ONLY.items():
+        asked = _value(config, key)
+        if asked != built:
+            raise UserError(f"{key}={_shown(asked)} is not built yet; leave it at {_shown(built)}.")
+    for key, coming in NOT_YET.items():
+        asked = _value(config, key)
+        if asked in coming:
+            raise UserError(f"{key}={_shown(asked)} is not built yet; leave it out to take the default.")
+    stages_per_rank = _value(config, "pipeline.stages_per_rank")
+    if stages_per_rank not in ("auto", 1):
+        raise UserError(f"pipeline.stages_per_rank={stages_per_rank} is not built yet; leave it at auto.")
+
+
+def _value(config: Section, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

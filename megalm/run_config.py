@@ -1,0 +1,109 @@
+"""The run file as one frozen value: every section, checked alone and against one another."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from megalm import overrides as dotted
+from megalm import run_file
+from megalm.checkpoint.config import CheckpointConfig
+from megalm.data.config import DataConfig
+from megalm.errors import UserError
+from megalm.layout import Layout
+from megalm.models.config import ModelConfig
+from megalm.not_built import refuse_what_is_not_built
+from megalm.objectives.config import ObjectiveConfig
+from megalm.optim.config import OptimizerConfig
+from megalm.optim.lr_schedule import LrScheduleConfig
+from megalm.parallel.data.config import ZeroConfig
+from megalm.parallel.pipeline.config import PipelineConfig
+from megalm.parallel.tensor.config import TensorConfig
+from megalm.recompute import RecomputeConfig
+from megalm.section import Section
+from megalm.training.config import RunSection, TrainConfig
+from megalm.training.track_config import TrackConfig
+from megalm.validation import validate
+
+
+class RunConfig(Section):
+    """A run: what is trained, on what, over which ranks. Only ``model``, ``data`` and ``train`` are required."""
+
+    format: Literal[1] = Field(1, description="The version of the run file's keys.")
+    run: RunSection = Field(RunSection(), description="Where a run lives, what it starts from, how it is watched.")
+    model: ModelConfig = Field(description="What the model is.")
+    layout: Layout = Field(Layout(), description="How many ranks each axis has; the run takes pp x dp x cp x tp ranks.")
+    tensor: TensorConfig = Field(TensorConfig(), description="How tensor-parallel ranks share what no matrix splits.")
+    pipeline: PipelineConfig = Field(PipelineConfig(), description="In which order stages work on the micro-batches.")
+    zero: ZeroConfig = Field(ZeroConfig(), description="What data-parallel ranks hold in parts.")
+    recompute: RecomputeConfig = Field(RecomputeConfig(), description="What backward computes again.")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="How gradients become updates.")
+    lr_schedule: LrScheduleConfig = Field(LrScheduleConfig(), description="How the learning rate moves over the run.")
+    objective: ObjectiveConfig = Field(ObjectiveConfig(), description="What the model learns from the data.")
+    data: DataConfig = Field(description="What a run learns from and is judged on.")
+    train: TrainConfig = Field(description="How long a run learns, on how much at once, in which arithmetic.")
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="When a run is saved, and what it starts from.")
+    track: TrackConfig = Field(TrackConfig(), description="Where a run is shown, beside its own directory.")
+
+    @staticmethod
+    def load(path: str | PathLike[str], overrides: Sequence[str] = ()) -> "RunConfig":
+        """Return the run that a run file describes.
+
+        Args:
+            path: the run file, YAML 1.2; a section left empty takes its defaults.
+            overrides: ``key.sub=value``, applied in order; values are YAML.
+
+        Raises:
+            UserError: what is wrong and where, in one sentence.
+        """
+        tree = run_file.read(path)
+        dotted.apply(tree, overrides)
+        tree = {name: section for name, section in tree.items() if section is not None}
+        run = tree.setdefault("run", {})
+        if isinstance(run, dict) and "dir" not in run:
+            tree["run"] = {**run, "dir": f"runs/{Path(path).stem}"}
+        return validate(RunConfig, tree)
+
+    def to_yaml(self) -> str:
+        """Return the resolved run file: every default stands in it, keys that are not set are left out."""
+        return run_file.write(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Refuse sections that do not fit one another, and what is not built yet."""
+        refuse_what_is_not_built(self)
+        layout, model, train = self.layout, self.model, self.train
+        layout.check(layout.world_size)
+        if train.global_batch_size % layout.dp:
+            raise UserError(
+                f"layout.dp={layout.dp} does not divide train.global_batch_size={train.global_batch_size}; choose a "
+                "divisor, so that every replica has as many samples."
+            )
+        if ":" in model.family:  # a model of the user's own reads its sizes as it likes
+            return self
+        if train.seq_length > model.max_position_embeddings:
+            raise UserError(
+                f"train.seq_length={train.seq_length} is longer than the model.max_position_embeddings="
+                f"{model.max_position_embeddings}; shorten the sequences or give the model more positions."
+            )
+        if layout.tp > model.num_attention_heads:
+            raise UserError(
+                f"layout.tp={layout.tp} is more than model.num_attention_heads={model.num_attention_heads}; a rank "
+                "needs at least one head."
+            )
+        return self
+
+    def without_effect(self) -> list[str]:
+        """Return one sentence for each setting that this run does not use, to be shown as a warning."""
+        found = self.lr_schedule.without_effect()
+        if self.tensor.sequence_parallel and self.layout.tp == 1:
+            found.append("tensor.sequence_parallel=true has no effect: layout.tp is 1.")
+        if self.zero.stage and self.layout.dp * self.layout.cp == 1:
+            found.append(f"zero.stage={self.zero.stage} has no effect: layout.dp is 1.")
+        if self.train.stop_after is not None and self.train.stop_after > self.train.steps:
+            found.append(f"train.stop_after={self.train.stop_after} has no effect: the run ends at step {self.train.steps}.")
+        if self.train.eval_every > self.train.steps:
+            found.append(f"train.eval_every={self.train.eval_every} is beyond the last step; evaluation is after it only.")
+        return found

@@ -1,0 +1,151 @@
+"""The text of a run file: YAML 1.2 in, plain values out, and back.
+
+Plain values are what JSON has: mappings with text keys, lists, text, finite 64-bit numbers, true, false and null. A
+date stays the text it was written as.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.representer import SafeRepresenter
+
+from megalm.errors import UserError
+
+Plain = Mapping[str, "Plain"] | Sequence["Plain"] | str | int | float | bool | None
+
+DEEPEST = 16
+MOST_VALUES = 100_000
+LARGEST = 2**63 - 1
+
+
+class _Constructor(SafeConstructor):
+    """Reads a date as the text it is."""
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
+
+
+class _Representer(SafeRepresenter):
+    """Writes numbers so that readers of YAML 1.1 take them for numbers too."""
+
+
+def _float(representer: SafeRepresenter, value: float) -> Any:
+    mantissa, exponent, power = repr(value).partition("e")
+    text = mantissa if "." in mantissa else f"{mantissa}.0"
+    return representer.represent_scalar("tag:yaml.org,2002:float", text + exponent + power)
+
+
+_Representer.add_representer(float, _float)
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    yaml.Representer = _Representer
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.allow_unicode = True
+    yaml.width = 120
+    return yaml
+
+
+def read(path: str | PathLike[str]) -> dict[str, Any]:
+    """Return what the run file says, as plain values.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, or holds something else than sections.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; name a run file.") from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UserError(f"cannot read the run file {str(path)!r} ({reason}); check its name.") from error
+    tree = parse(text, str(path))
+    if tree is None:
+        raise UserError(f"{path} is empty; a run file has at least the sections model, data and train.")
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no sections; write for example 'model:' and its keys below it.")
+    return tree
+
+
+def parse(text: str, source: str) -> Any:
+    """Return the plain value that a YAML text stands for.
+
+    Args:
+        text: one YAML document.
+        source: its name, for the message.
+
+    Raises:
+        UserError: it is not YAML (a key given twice is not), or holds what is no plain value.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an anchor defined twice is allowed in YAML
+            value = _yaml().load(text)
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = " ".join(str(error.problem or error.context).split())
+        raise UserError(f"{source}{line}: {problem}; mend the YAML there.") from error
+    except Exception as error:  # the parser meets bad text with errors of many types
+        problem = " ".join(str(error).split())[:200]
+        raise UserError(f"{source} cannot be read as YAML ({problem}).") from error
+    _refuse_what_is_not_plain(value, source)
+    return value
+
+
+def write(tree: Mapping[str, Any]) -> str:
+    """Return plain values as a YAML text that ``parse`` reads back equal."""
+    stream = StringIO()
+    _yaml().dump(tree, stream)
+    return stream.getvalue()
+
+
+def _refuse_what_is_not_plain(tree: Any, source: str) -> None:
+    """Raise UserError, naming the dotted key, at the first value that is not plain."""
+    waiting: list[tuple[Any, tuple[str, ...]]] = [(tree, ())]
+    seen = 0
+
+    while waiting:
+        value, key = waiting.pop()
+        seen += 1
+        where = ".".join(key) or source
+
+        def refuse(what: str, where: str = where) -> NoReturn:
+            raise UserError(f"{where} {what}.")
+
+        if len(key) > DEEPEST:
+            refuse(f"is nested more than {DEEPEST} levels deep")
+        if seen > MOST_VALUES:
+            raise UserError(f"{source} holds more than {MOST_VALUES} values; a run file is shorter.")
+        if isinstance(value, str):
+            if not value.isprintable() and any(ord(letter) < 32 and letter not in "\n\t" for letter in value):
+                refuse("holds a control character")
+            if any(0xD800 <= ord(letter) < 0xE000 for letter in value):
+                refuse("holds half a surrogate pair, which is no text")
+        elif isinstance(value, bool) or value is None:
+            continue
+        elif isinstance(value, int):
+            if abs(value) > LARGEST:
+                refuse("is a number beyond 64 bits")
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                refuse("must be a finite number")
+        elif isinstance(value, dict):
+            for name, below in value.items():
+                if not isinstance(name, str) or not name.isprintable():
+                    refuse(f"has the key {name!r}, which is no text; quote it or take it out")
+                waiting.append((below, (*key, name)))
+        elif isinstance(value, list):
+            waiting.extend((below, (*key, str(position))) for position, below in enumerate(value))
+        else:
+            refuse(f"is a YAML {type(value).__name__}, which no key takes")
