@@ -1,0 +1,138 @@
+"""The processes behind the rank pool: a nursery that has imported torch, and the workers that it forks.
+
+The import of torch costs seconds and 300 MB; the nursery pays it once and stays single-threaded, so that a fork is a
+fresh rank within milliseconds. It obeys the pool over a socket, one message a request: a socket of a new worker and its
+log file, or the number of a worker that has ended. When the pool is gone the nursery ends with all its workers.
+"""
+
+import contextlib
+import faulthandler
+import importlib
+import os
+import pickle
+import random
+import signal
+import socket
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+
+@dataclass(frozen=True)
+class RankContext:
+    """What a function on a rank is told: it is ``rank`` of ``num_ranks``; the default process group has these ranks."""
+
+    rank: int
+    num_ranks: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a worker is asked: join the named world of ``num_ranks`` and call the pickled (function, arguments)."""
+
+    world: str
+    rank: int
+    num_ranks: int
+    timeout_s: float
+    work: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A pickled result, or the traceback; a worker that is idle again sends one with neither."""
+
+    result: bytes | None = None
+    failure: str | None = None
+
+
+def serve_nursery(control: socket.socket) -> None:
+    """Fork workers, and tell the exit codes of those that ended, until the pool goes."""
+    importlib.import_module("torch._dynamo")  # the first torch optimizer imports it, for seconds: here it is paid once
+    while True:
+        message, sockets, _, _ = socket.recv_fds(control, 4096, 1)
+        if not message:
+            os.killpg(0, signal.SIGKILL)
+        if sockets:
+            number = os.fork()
+            if number == 0:
+                control.close()
+                serve_calls(Connection(sockets[0]), log=message.decode())
+                os._exit(0)
+            os.close(sockets[0])
+        else:
+            number = os.waitstatus_to_exitcode(os.waitpid(int(message), 0)[1])
+        control.send(str(number).encode())
+
+
+def serve_calls(pool: Connection, log: str) -> None:
+    """Answer the calls of the pool until it goes; SIGUSR1 writes to the log where the worker is."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    host, port = pickle.loads(pool.recv_bytes())
+    store = TCPStore(host, port, is_master=False)
+    while True:
+        try:
+            call = pickle.loads(pool.recv_bytes())
+        except EOFError:
+            return
+        with clean_room():
+            try:
+                answer = Answer(result=perform(call, store))
+            except BaseException:
+                answer = Answer(failure=traceback.format_exc())
+            pool.send_bytes(pickle.dumps(answer))
+            if dist.is_initialized():
+                dist.destroy_process_group()
+        pool.send_bytes(pickle.dumps(Answer()))
+
+
+def perform(call: Call, store: Store) -> bytes:
+    """Join the world of the call, which is new so that no group outlives it; return the pickled result."""
+    dist.init_process_group(
+        "gloo",
+        store=PrefixStore(call.world, store),
+        rank=call.rank,
+        world_size=call.num_ranks,
+        timeout=timedelta(seconds=call.timeout_s),
+    )
+    function, arguments = pickle.loads(call.work)
+    return pickle.dumps(function(RankContext(call.rank, call.num_ranks), *arguments))
+
+
+@contextlib.contextmanager
+def clean_room() -> Iterator[None]:
+    """Start from the same state whatever ran before, with warnings as errors, and put everything back."""
+    environment: dict[str, Any] = dict(os.environ)
+    folder, modules_path = os.getcwd(), list(sys.path)
+    random.seed(0)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.use_deterministic_algorithms(False)
+    torch.set_grad_enabled(True)
+    sys.path[:] = modules_path
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+if __name__ == "__main__":
+    # Pickles name this module by its full name; it must not live twice, once as __main__.
+    from tests import rank_worker
+
+    rank_worker.serve_nursery(socket.socket(fileno=int(sys.argv[1])))
