@@ -1,0 +1,204 @@
+"""``report.html``: a whole run on one self-contained page, made from the files of its run directory alone."""
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from megalm.errors import UserError
+from megalm.layout import Layout
+from megalm.training.metrics import Row, rows
+from megalm.training.report_chart import WIDE, Chart, Series
+from megalm.training.report_layout import layout_section
+from megalm.training.report_markup import Node, node, page, table
+from megalm.training.report_scale import readable
+from megalm.training.report_style import STYLE
+
+KIB = 1024
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``RUN_DIR/report.html`` anew and return its path; a running run may be reported too.
+
+    Raises:
+        UserError: ``run_dir`` is not the directory of a run, or its files cannot be read or the page written.
+    """
+    text, run = _read_run_file(run_dir / "run.yaml")
+    metrics_path = run_dir / "metrics.jsonl"
+    measured = rows(metrics_path) if metrics_path.exists() else []
+    title = f"{run_dir.resolve().name}: a megalm run"
+    body = node(
+        "body",
+        node("h1", run_dir.resolve().name),
+        node("p", node("small", _headline(run))),
+        *_results(run, measured),
+        node("h2", "Layout"),
+        layout_section(_layout(run, run_dir)),
+        *_communication(run_dir / "communication.json"),
+        node("h2", "Run file"),
+        node("details", node("summary", "run.yaml, as resolved"), node("pre", text), open_=""),
+    )
+    head = node(
+        "head",
+        node("meta", charset="utf-8"),
+        node("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        node("title", title),
+        node("style", STYLE),
+    )
+    path = run_dir / "report.html"
+    whole = path.with_name("report.html.new")
+    try:
+        whole.write_text(page(node("html", head, body, lang="en")), encoding="utf-8")
+        os.replace(whole, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); free some space or mend its permissions.") from error
+    return path
+
+
+def _read_run_file(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        run = YAML(typ="safe", pure=True).load(text)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); name the directory of a run.") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML ({str(error).splitlines()[0]}); mend it or name another run.") from error
+    if not isinstance(run, dict):
+        raise UserError(f"{path} holds no run; name the directory of a run.")
+    return text, run
+
+
+def _layout(run: dict[str, Any], run_dir: Path) -> Layout:
+    try:
+        return Layout.model_validate(run.get("layout") or {})
+    except ValueError as error:
+        raise UserError(f"{run_dir / 'run.yaml'} has no usable layout section; mend it or name another run.") from error
+
+
+def _value(run: dict[str, Any], section: str, key: str) -> Any:
+    found = run.get(section)
+    return found.get(key) if isinstance(found, dict) else None
+
+
+def _headline(run: dict[str, Any]) -> str:
+    said = [
+        ("model", _value(run, "model", "preset") or _value(run, "model", "family")),
+        ("optimizer", _value(run, "optimizer", "name")),
+        ("precision", _value(run, "train", "precision")),
+        ("global batch", _value(run, "train", "global_batch_size")),
+        ("sequence length", _value(run, "train", "seq_length")),
+        ("seed", _value(run, "run", "seed")),
+    ]
+    return " · ".join(f"{name} {value}" for name, value in said if value is not None)
+
+
+def _results(run: dict[str, Any], measured: Sequence[Row]) -> list[Node]:
+    if not measured:
+        return [node("p", "No step has finished yet: metrics.jsonl holds no row.")]
+    vocab_size = _value(run, "model", "vocab_size")
+    guess = math.log(vocab_size) if isinstance(vocab_size, int) and vocab_size > 1 else None
+    level = None if guess is None else (guess, f"ln({vocab_size:,}) = {guess:.2f}, a uniform guess")
+    charts = [
+        Chart("Loss", [_series(measured, "loss", "training"), _validation(measured)], level=level, size=WIDE),
+        Chart("Gradient norm before clipping", [_series(measured, "grad_norm", "gradient norm")], may_be_log=True),
+        Chart("Learning rate", [_series(measured, "lr", "learning rate")], from_zero=True),
+        Chart("Throughput, tokens/s", [_series(measured, "tokens_per_s", "tokens/s")], from_zero=True),
+    ]
+    return [_tiles(run, measured, level), node("div", *(chart.figure() for chart in charts), class_="charts")]
+
+
+def _series(measured: Sequence[Row], key: str, name: str) -> Series:
+    return Series(name, [(row["step"], row[key]) for row in measured])
+
+
+def _validation(measured: Sequence[Row]) -> Series:
+    return Series("validation", [(row["step"], row["val_loss"]) for row in measured if "val_loss" in row], marked=True)
+
+
+def _tiles(run: dict[str, Any], measured: Sequence[Row], level: tuple[float, str] | None) -> Node:
+    steps = _value(run, "train", "steps")
+    last = measured[-1]
+    tiles = [("Steps", f"{last['step']:,}" + (f" of {steps:,}" if isinstance(steps, int) else ""), "")]
+    evaluated = [row for row in measured if row.get("val_loss") is not None]
+    if evaluated:
+        first, final = evaluated[0], evaluated[-1]
+        where = f"first at step {first['step']:,}, last at step {final['step']:,}"
+        tiles.append(("Validation loss", f"{first['val_loss']:.4f} → {final['val_loss']:.4f}", where))
+    losses = [row["loss"] for row in measured if row["loss"] is not None]
+    if losses:
+        tiles.append(("Training loss", f"{losses[0]:.4f} → {losses[-1]:.4f}", "first and last update"))
+    if level:
+        tiles.append(("Uniform guess", f"{level[0]:.4f}", level[1].partition(" =")[0]))
+    tiles.append(("Tokens", f"{last['tokens']:,}", ""))
+    for key, name, form in (
+        ("tokens_per_s", "Tokens/s", ",.0f"),
+        ("step_time_s", "Seconds a step", ".3g"),
+        ("mfu", "MFU", ".1%"),
+    ):
+        known = [row[key] for row in measured if row[key] is not None]
+        if known:
+            tiles.append((name, format(statistics.median(known), form), "median over the updates"))
+    memory = [row["memory_gib"] for row in measured if row["memory_gib"] is not None]
+    if memory:
+        tiles.append(("Peak memory", f"{max(memory):.2f} GiB", "of the rank that writes the metrics"))
+    broken = sum(bool(row.get("non_finite")) for row in measured)
+    if broken:
+        tiles.append(("Non-finite updates", f"{broken:,}", "gaps in the lines"))
+    return node(
+        "dl",
+        *(
+            node("div", node("dt", name), node("dd", value, *([node("small", note)] if note else [])))
+            for name, value, note in tiles
+        ),
+        class_="tiles",
+    )
+
+
+def _communication(path: Path) -> list[Node]:
+    """Return the table of a run's collectives, bookkeeping scalars apart, when the run counted them."""
+    if not path.exists():
+        return []
+    heading = node("h2", "Communication")
+    try:
+        counted = json.loads(path.read_text(encoding="utf-8"))
+        found = [heading]
+        for scalar, name in ((False, "Tensors of the model"), (True, "Bookkeeping scalars")):
+            part = [entry for entry in counted if entry["scalar"] == scalar]
+            if part:
+                found += [node("h3", name), _communication_table(part)]
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [heading, node("p", f"{path.name} could not be read ({type(error).__name__}: {error}).")]
+
+
+def _communication_table(part: list[dict[str, Any]]) -> Node:
+    body = [
+        [
+            entry["kind"],
+            entry["axis"],
+            entry["dtype"],
+            f"{entry['calls']:,}",
+            _size(entry["payload"]),
+            _size(entry["volume"]),
+        ]
+        for entry in part
+    ]
+    total = {key: sum(entry[key] for entry in part) for key in ("calls", "payload", "volume")}
+    body.append(["all", "", "", f"{total['calls']:,}", _size(total["payload"]), _size(total["volume"])])
+    return table(["collective", "axis", "dtype", "calls", "payload", "volume"], body)
+
+
+def _size(count: int) -> str:
+    """Write a number of bytes for a person."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < KIB:
+            return f"{readable(size)} {unit}"
+        size /= KIB
+    return f"{readable(size)} TiB"
