@@ -1,1 +1,1 @@
-"""From text to the samples of a step: cleaning, tokenizing, indexed files, mixtures, sample order."""
+"""Text in, samples out: preparing corpora, the indexed format on disk, and the order in which a run reads them."""

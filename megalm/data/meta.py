@@ -1,0 +1,82 @@
+"""What a prepared directory says about itself: ``meta.json``, written last, so that its presence means completeness."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from megalm.errors import UserError
+from megalm.section import Section
+
+FORMAT = 1
+META = "meta.json"
+REPORT = "report.json"
+TOKENIZER = "tokenizer.json"
+WORK = ".prepare"
+TRAIN = "train"
+VALIDATION = "validation"
+
+
+class Meta(Section):
+    """The facts that a run needs of a corpus, and that two corpora of one mixture must share.
+
+    Attributes:
+        format: the number of this directory's format.
+        vocab_size: the largest token id and one.
+        eos_token, eos_id: what ends every document.
+        dtype: how a token id is stored.
+        tokenizer_digest: see the function of that name.
+        train_documents, train_tokens, validation_documents, validation_tokens: what the two splits hold.
+    """
+
+    format: int
+    vocab_size: int
+    eos_token: str
+    eos_id: int
+    dtype: str
+    tokenizer_digest: str
+    train_documents: int
+    train_tokens: int
+    validation_documents: int
+    validation_tokens: int
+
+
+def read_meta(directory: Path) -> Meta:
+    """Return what ``megalm data prepare`` wrote of a directory.
+
+    Raises:
+        UserError: the directory was not finished, was not made by it, or by a newer one.
+    """
+    path = directory / META
+    if not path.is_file():
+        if (directory / WORK).is_dir():
+            raise UserError(f"{directory} is not finished; run the same `megalm data prepare` command again to go on.")
+        raise UserError(
+            f"{directory} has no {META}; make it with `megalm data prepare`, or name a .bin/.idx prefix in it."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT:
+            raise UserError(f"{path} has format {content.get('format')}, this megalm reads {FORMAT}; prepare it again.")
+        return Meta.model_validate(content)
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        raise UserError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}); prepare the directory again."
+        ) from error
+
+
+def tokenizer_digest(path: Path) -> str:
+    """Return a name for what a ``tokenizer.json`` does to text: its vocabulary, merges and the steps before them.
+
+    Two files that differ in layout or in truncation settings share it.
+
+    Raises:
+        UserError: the file is absent or is not a tokenizer.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts = [content["model"], content.get("added_tokens"), content.get("normalizer"), content.get("pre_tokenizer")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as a tokenizer.json ({type(error).__name__}: {error}).") from error
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
