@@ -1,0 +1,43 @@
+# What a newcomer and CI type. Each target does the set-up that it needs; PYTHON=/path/to/python names the interpreter,
+# TORCH_INDEX=URL a package index for torch only.
+PYTHON ?= python3
+TORCH_INDEX ?=
+export PYTHON TORCH_INDEX
+
+BIN := .venv/bin
+CORPUS := data/python-stdlib
+
+.PHONY: help train test test-full check bench clean
+
+help:
+	@echo "make train      train a GPT on the Python standard library's sources, on two processes"
+	@echo "make test       every check and every test"
+	@echo "make test-full  the same, with the long tests at full length"
+	@echo "make check      format, lint and types only"
+	@echo "make bench      throughput and memory beside plain PyTorch and megatron-core"
+	@echo "make clean      remove caches and builds; environments, corpora and runs stay"
+
+train:
+	@tools/setup.sh run
+	@test -f $(CORPUS)/meta.json || $(BIN)/megalm data prepare python-stdlib --output $(CORPUS) --vocab-size 8192
+	@$(BIN)/megalm train examples/quickstart.yaml
+
+test: check
+	@$(BIN)/python -m pytest
+
+test-full: check
+	@MEGALM_TEST_FULL=1 $(BIN)/python -m pytest
+
+check:
+	@tools/setup.sh test
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+bench:
+	@tools/setup.sh test
+	@$(BIN)/python -m benchmarks.throughput
+
+clean:
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find megalm tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Make the virtual environment .venv with all that megalm needs; what is done already is not done again, and after an
+# interruption the same command goes on.
+#   tools/setup.sh run     what a training run needs
+#   tools/setup.sh test    also what the tests need
+# PYTHON: the interpreter (3.11 or newer; python3). TORCH_INDEX: URL of a package index, for torch only.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+
+purpose=${1:-run}
+python=${PYTHON:-python3}
+torch_index=${TORCH_INDEX:-}
+venv=.venv
+log=$venv/setup.log
+
+refuse() {
+    echo "megalm set-up: $1" >&2
+    exit 2
+}
+
+digest() {
+    cat constraints.txt setup.py tools/setup.sh | cksum | tr ' ' '-'
+}
+
+# Run a command quietly; when it fails, tell the last error that it gave in one sentence.
+quietly() {
+    local what=$1
+    shift
+    echo "megalm set-up: $what"
+    if ! "$@" >>"$log" 2>&1; then
+        local error
+        error=$(grep -aiE 'error|no space left' "$log" | tail -n 1 | tr -s ' ' | cut -c 1-300)
+        refuse "$what did not succeed (${error:-no message}); $log has the details, and the same command goes on from here."
+    fi
+}
+
+pip_install() {
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --constraint constraints.txt "$@"
+}
+
+# A package whose installation was cut off has no INSTALLER file, which pip writes near the end; without this pip would
+# take it for whole.
+forget_torn_packages() {
+    local record
+    for record in "$venv"/lib/python*/site-packages/*.dist-info; do
+        if [ -d "$record" ] && [ ! -f "$record/INSTALLER" ]; then rm -rf "$record"; fi
+    done
+}
+
+check_machine() {
+    command -v "$python" >/dev/null ||
+        refuse "there is no '$python'; install Python 3.11 or newer, or name one with PYTHON=/path/to/python."
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        refuse "$("$python" --version 2>&1) is too old; install Python 3.11 or newer, or name one with PYTHON=/path/to/python."
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        refuse "$python cannot make virtual environments, for it lacks venv or ensurepip; install them (Debian and Ubuntu: apt-get install python3-venv) and run the same command again."
+    command -v "${CXX:-g++}" >/dev/null ||
+        refuse "there is no C++ compiler '${CXX:-g++}'; install one (Debian and Ubuntu: apt-get install g++), or name one with CXX=/path/to/compiler, and run the same command again."
+    if [ ! -f "$venv/.torch" ]; then
+        local needed_mib=3000 free_mib
+        if nvidia-smi -L >/dev/null 2>&1; then needed_mib=12000; fi # the CUDA build of torch brings its libraries
+        free_mib=$(df -Pm . | awk 'NR == 2 { print $4 }')
+        [ "$free_mib" -ge "$needed_mib" ] ||
+            refuse "it needs about $needed_mib MiB of disk here and $free_mib MiB are free; free some space and run the same command again."
+    fi
+}
+
+make_environment() {
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        rm -f "$venv"/.torch "$venv"/.run "$venv"/.test
+        mkdir -p "$venv" 2>/dev/null && : 2>/dev/null >"$log" ||
+            refuse "cannot write to $(pwd)/$venv; give yourself the permission, or work in a folder of your own."
+        quietly "virtual environment in $venv" "$python" -m venv "$venv"
+    fi
+}
+
+install_torch() {
+    local pin stamp
+    pin=$(grep '^torch==' constraints.txt)
+    stamp="$pin $torch_index"
+    if [ "$(cat "$venv/.torch" 2>/dev/null)" != "$stamp" ]; then
+        if [ -n "$torch_index" ]; then
+            quietly "$pin from $torch_index" pip_install --force-reinstall --no-deps --index-url "$torch_index" "$pin"
+        fi
+        quietly "$pin with what it needs" pip_install "$pin"
+        echo "$stamp" >"$venv/.torch"
+    fi
+}
+
+install_for_run() {
+    if [ "$(cat "$venv/.run" 2>/dev/null)" != "$(digest)" ]; then
+        quietly "setuptools" pip_install setuptools
+        quietly "megalm" pip_install --no-build-isolation --editable .
+        digest >"$venv/.run"
+    fi
+}
+
+install_for_test() {
+    if [ "$(cat "$venv/.test" 2>/dev/null)" != "$(digest)" ]; then
+        quietly "what the tests need" pip_install --no-build-isolation --editable '.[dev,tensorboard,wandb]'
+        # Only its indexed-dataset files are read, as the oracle of ours; none of its own requirements are needed.
+        quietly "megatron-core, an oracle of the tests" pip_install --no-deps megatron-core
+        digest >"$venv/.test"
+    fi
+}
+
+case $purpose in run | test) ;; *) refuse "'$purpose' is not known; say run or test." ;; esac
+check_machine
+make_environment
+forget_torn_packages
+install_torch
+install_for_run
+if [ "$purpose" = test ]; then install_for_test; fi
+echo "megalm is ready; to use it in this shell: source $venv/bin/activate"
