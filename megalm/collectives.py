@@ -59,7 +59,7 @@ def all_gather_rows_async(tensor: Tensor, axis: Axis) -> tuple[Tensor, Handle]:
         return tensor, Done()
     _record("all_gather", axis, tensor, False, whole=axis.size)
     whole = tensor.new_empty(axis.size * tensor.shape[0], *tensor.shape[1:])
-    work: Handle = dist.all_gather_into_tensor(whole, tensor.contiguous(), group=axis.group, async_op=True)
+    work: Handle = dist.all_gather_single(whole, tensor.contiguous(), group=axis.group, async_op=True)
     return whole, work
 
 
@@ -76,7 +76,7 @@ def reduce_scatter_rows_async(tensor: Tensor, axis: Axis) -> tuple[Tensor, Handl
         return tensor, Done()
     _record("reduce_scatter", axis, tensor, False)
     share = tensor.new_empty(tensor.shape[0] // axis.size, *tensor.shape[1:])
-    work: Handle = dist.reduce_scatter_tensor(share, tensor.contiguous(), group=axis.group, async_op=True)
+    work: Handle = dist.reduce_scatter_single(share, tensor.contiguous(), group=axis.group, async_op=True)
     return share, work
 
 
@@ -115,5 +115,5 @@ def gather_objects(value: Any, axis: Axis, device: torch.device | str = "cpu") -
     padded[0, : len(text)] = text
     _record("all_gather", axis, padded, True, whole=axis.size)
     whole = padded.new_empty(axis.size, padded.shape[1])
-    dist.all_gather_into_tensor(whole, padded, group=axis.group)
+    dist.all_gather_single(whole, padded, group=axis.group)
     return [json.loads(bytes(row.tolist())) for row in whole.cpu()]

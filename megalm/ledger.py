@@ -34,13 +34,24 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """The entries of a run, in the order of the calls. An ``Axis`` without a ledger records nothing and pays nothing."""
+    """The entries of a run, in the order of the calls. An ``Axis`` without a ledger records nothing and pays nothing.
+
+    Args:
+        entries: the calls so far.
+        recording: whether further calls are recorded.
+    """
 
     entries: list[Entry] = field(default_factory=list)
+    recording: bool = True
 
     def record(self, entry: Entry) -> None:
-        """Add one call."""
-        self.entries.append(entry)
+        """Add one call, unless the ledger was closed."""
+        if self.recording:
+            self.entries.append(entry)
+
+    def close(self) -> None:
+        """Record nothing from here on; what was recorded stays."""
+        self.recording = False
 
     def volume(self, axis: str | None = None, scalar: bool = False) -> int:
         """Return the summed volume in bytes, of one axis or of all; bookkeeping scalars are summed apart."""

@@ -23,9 +23,9 @@ def lookup(key: str, name: str, builtins: Mapping[str, T]) -> T:
     if ":" not in name:
         if name in builtins:
             return builtins[name]
-        known = ", ".join(builtins)
+        hint = suggestion(name, builtins) or "."
         raise UserError(
-            f"{key}: {name!r} is not known{suggestion(name, builtins) or "."} Choose one of {known}, or give package.module:name."
+            f"{key}: {name!r} is not known{hint} Choose one of {', '.join(builtins)}, or give package.module:name."
         )
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:  # a user's module lies where the command is typed
@@ -35,6 +35,8 @@ def lookup(key: str, name: str, builtins: Mapping[str, T]) -> T:
     except ImportError as error:
         raise UserError(f"{key}: cannot import {module_name!r} ({error}); run the command where it lies.") from error
     if not hasattr(module, attribute):
-        raise UserError(f"{key}: module {module_name!r} has no {attribute!r}{suggestion(attribute, dir(module)) or "."}")
+        raise UserError(
+            f"{key}: module {module_name!r} has no {attribute!r}{suggestion(attribute, dir(module)) or '.'}"
+        )
     found: T = getattr(module, attribute)
     return found

@@ -42,18 +42,19 @@ FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
 }
 """What each family has beside the sizes, and its defaults; a field that is not a family's is refused there."""
 
-_SIZES = frozenset({
-    "family",
-    "preset",
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "vocab_size",
-    "intermediate_size",
-    "options",
-})
+_SIZES = frozenset(
+    {
+        "family",
+        "preset",
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "vocab_size",
+        "intermediate_size",
+        "options",
+    }
+)
 _FAMILY_SIZES: Mapping[str, set[str]] = {"llama": {"num_key_value_heads", "head_dim"}}
-_PROBABILITY: Mapping[str, Any] = {"ge": 0.0, "lt": 1.0}
 
 
 class ModelConfig(Section):
@@ -82,16 +83,16 @@ class ModelConfig(Section):
     rotary_pct: float | None = Field(None, ge=0, le=1, description="share of a head's features that rotate (gpt_neox)")
     rotary_emb_base: float | None = Field(None, gt=0, description="base of the rotation's wavelengths (gpt_neox)")
     rope_theta: float | None = Field(None, gt=0, description="base of the rotation's wavelengths (llama)")
-    embd_pdrop: float | None = Field(None, **_PROBABILITY, description="dropout after the embedding (gpt2)")
+    embd_pdrop: float | None = Field(None, ge=0, lt=1, description="dropout after the embedding (gpt2)")
     attn_pdrop: float | None = Field(
-        None, **_PROBABILITY, description="dropout of attention probabilities; takes the slower math path (gpt2)"
+        None, ge=0, lt=1, description="dropout of attention probabilities; takes the slower math path (gpt2)"
     )
-    resid_pdrop: float | None = Field(None, **_PROBABILITY, description="dropout before each residual sum (gpt2)")
+    resid_pdrop: float | None = Field(None, ge=0, lt=1, description="dropout before each residual sum (gpt2)")
     hidden_dropout: float | None = Field(
-        None, **_PROBABILITY, description="dropout after the embedding and before each residual sum (gpt_neox)"
+        None, ge=0, lt=1, description="dropout after the embedding and before each residual sum (gpt_neox)"
     )
     attention_dropout: float | None = Field(
-        None, **_PROBABILITY, description="dropout of attention probabilities; takes the slower math path"
+        None, ge=0, lt=1, description="dropout of attention probabilities; takes the slower math path"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="free keys for your own family's builder")
 

@@ -12,12 +12,12 @@ from megalm.models.config import ModelConfig
 from megalm.models.decoder_shape import DecoderShape
 from megalm.models.mlp import GatedMlp, Mlp
 from megalm.models.rotary import Rotary
-from megalm.param_spec import Init, ParamSpec
 from megalm.parallel.tensor.cross_entropy import VocabParallelHead
 from megalm.parallel.tensor.dropout import Dropout
 from megalm.parallel.tensor.embedding import VocabParallelEmbedding
 from megalm.parallel.tensor.norm import LayerNorm, RMSNorm
 from megalm.parallel.tensor.region import Region
+from megalm.param_spec import Init, ParamSpec
 from megalm.parameters import new_parameter
 
 
@@ -64,9 +64,7 @@ class DecoderLayer(nn.Module):
         norm = RMSNorm if shape.rms_norm else LayerNorm
         mlp = GatedMlp if shape.gated_mlp else Mlp
         out_std = shape.std / math.sqrt(2 * shape.num_layers) if shape.scaled_residual_init else shape.std
-        self.input_layernorm = norm(
-            shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel
-        )
+        self.input_layernorm = norm(shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel)
         self.self_attn = Attention(shape, axis, rotary, out_std, sequence_parallel)
         self.post_attention_layernorm = norm(
             shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel

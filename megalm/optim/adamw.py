@@ -11,7 +11,7 @@ from megalm.optim.config import OptimizerConfig
 class AdamW:
     """Adam with decoupled weight decay; the moments have the values' dtype."""
 
-    state_names = ("exp_avg", "exp_avg_sq")
+    state_names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
 
     def __init__(self, config: OptimizerConfig) -> None:
         """Read betas, eps and weight decay."""

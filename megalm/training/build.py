@@ -1,6 +1,6 @@
 """The one place where layout, model, engines and optimizer meet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from megalm.run_config import RunConfig
 
 Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
-RULES: dict[str, Callable[[OptimizerConfig], UpdateRule]] = {"adamw": AdamW}
+RULES: Mapping[str, Callable[[OptimizerConfig], UpdateRule]] = {"adamw": AdamW}
 
 
 class OneBlock(nn.Module):

@@ -13,8 +13,8 @@ class PipelineConfig(Section):
     schedule: str = Field(
         "1f1b",
         min_length=1,
-        description="gpipe | 1f1b | interleaved | zb-h1 | zb-h2 | zb-v | dualpipe-v, a FILE.csv, or package.module:name: "
-        "trades idle time against the micro-batches in flight, never the result.",
+        description="gpipe | 1f1b | interleaved | zb-h1 | zb-h2 | zb-v | dualpipe-v, a FILE.csv, or "
+        "package.module:name: trades idle time against the micro-batches in flight, never the result.",
     )
     stages_per_rank: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",

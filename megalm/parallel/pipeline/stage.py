@@ -20,6 +20,7 @@ class Stage:
         """See the class."""
         self.blocks = blocks
         self._borders: dict[int, list[tuple[Tensor | None, Tensor]]] = {}
+        self._gradients: dict[int, Tensor | None] = {}
 
     def forward(self, number: int, microbatch: MicroBatch) -> Tensor:
         """Run micro-batch ``number`` through all blocks and return its share of the loss."""
@@ -37,14 +38,12 @@ class Stage:
     def backward(self, number: int, block: int | None) -> None:
         """Run the backward of micro-batch ``number``: of its next block, which must be ``block``, or of all left."""
         borders = self._borders[number]
-        stop = 0 if block is None else block
         if block is not None and block != len(borders) - 1:
             raise ValueError(f"block {block} comes before block {len(borders) - 1} in the backward")
-        while len(borders) > stop:
+        while len(borders) > (block or 0):
             entry, x = borders.pop()
             if x.requires_grad:
-                seed = torch.ones_like(x) if len(borders) == len(self.blocks) - 1 else self._gradient
-                torch.autograd.backward(x, seed)
-            self._gradient = entry.grad if entry is not None else None
+                torch.autograd.backward(x, self._gradients.get(number))
+            self._gradients[number] = entry.grad if entry is not None else None
         if not borders:
-            del self._borders[number]
+            del self._borders[number], self._gradients[number]

@@ -10,6 +10,6 @@ class TensorConfig(Section):
 
     sequence_parallel: bool = Field(
         False,
-        description="Between the split matrices each tensor-parallel rank keeps only its share of the tokens, so norms, "
-        "dropout and what is kept for backward shrink by tp, for the same bytes sent. No effect with tp=1.",
+        description="Between the split matrices each tensor-parallel rank keeps only its share of the tokens, so "
+        "norms, dropout and what is kept for backward shrink by tp, for the same bytes sent. No effect with tp=1.",
     )

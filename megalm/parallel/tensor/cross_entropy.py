@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from megalm import collectives
 from megalm.batch import IGNORED
 from megalm.mesh import Axis
-from megalm.param_spec import Init, ParamSpec, Split
 from megalm.parallel.tensor.embedding import vocab_ranges
 from megalm.parallel.tensor.gradient import add_product
 from megalm.parallel.tensor.region import Region
+from megalm.param_spec import Init, ParamSpec, Split
 from megalm.parameters import new_parameter
 
 CHUNK_TOKENS = 512
@@ -62,9 +62,7 @@ class _HeadLoss(torch.autograd.Function):
             if dx is None:
                 continue
             logits.mul_(valid[part].unsqueeze(-1) * scale)
-            logits.scatter_add_(
-                -1, local[part].unsqueeze(-1), (ours[part] * -scale).to(logits.dtype).unsqueeze(-1)
-            )
+            logits.scatter_add_(-1, local[part].unsqueeze(-1), (ours[part] * -scale).to(logits.dtype).unsqueeze(-1))
             gradient = logits.to(whole.dtype)
             torch.mm(gradient, weight, out=dx[part])
             if weight.requires_grad:
@@ -127,7 +125,7 @@ class VocabParallelHead(nn.Module):
             A scalar, the same on every rank of the axis.
         """
         learn = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        loss: Tensor = _HeadLoss.apply(x, self.weight, labels, scale, self.region, self.start, learn)
+        loss: Tensor = _HeadLoss.apply(x, self.weight, labels, scale, self.region, self.start, learn)  # type: ignore[no-untyped-call]
         return loss
 
     def logits(self, x: Tensor) -> Tensor:

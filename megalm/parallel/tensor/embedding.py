@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from megalm.mesh import Axis
-from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parallel.tensor.gradient import gradient_sum
 from megalm.parallel.tensor.region import Region, sum_to_rows
+from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parameters import new_parameter
 
 _CUT_MULTIPLE = 64
@@ -64,5 +64,5 @@ class VocabParallelEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the vectors [n, hidden] of ``tokens`` [t]."""
-        partial: Tensor = _Lookup.apply(tokens, self.weight, self.start)
+        partial: Tensor = _Lookup.apply(tokens, self.weight, self.start)  # type: ignore[no-untyped-call]
         return sum_to_rows(partial, self.region)

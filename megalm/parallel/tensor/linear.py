@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from megalm.mesh import Axis
-from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parallel.tensor.gradient import add_gradient, add_product
 from megalm.parallel.tensor.region import Region
+from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parameters import new_parameter
 
 Ranges = tuple[tuple[int, int], ...]
@@ -90,7 +90,7 @@ def column_products(x: Tensor, layers: "Sequence[ColumnParallelLinear]") -> tupl
     weights = [layer.weight for layer in layers]
     biases = [layer.bias for layer in layers]
     learned = [parameter for parameter in (*weights, *biases) if parameter is not None]
-    products: tuple[Tensor, ...] = _ColumnProducts.apply(x, layers[0].region, weights, biases, *learned)
+    products: tuple[Tensor, ...] = _ColumnProducts.apply(x, layers[0].region, weights, biases, *learned)  # type: ignore[no-untyped-call]
     return products
 
 
@@ -172,5 +172,5 @@ class RowParallelLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return for local inputs ``x`` [whole rows, local in] the rows [n, out]."""
-        rows: Tensor = _RowProduct.apply(x, self.region, self.weight, self.bias)
+        rows: Tensor = _RowProduct.apply(x, self.region, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return rows

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megalm.mesh import Axis
-from megalm.param_spec import Init, ParamSpec
 from megalm.parallel.tensor.region import Region
+from megalm.param_spec import Init, ParamSpec
 from megalm.parameters import new_parameter
 
 

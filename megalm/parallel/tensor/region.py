@@ -92,5 +92,5 @@ class _SumToRows(torch.autograd.Function):
 
 def sum_to_rows(partial: Tensor, region: Region) -> Tensor:
     """Leave a span whose last layer gave partial sums: forward sums them, backward makes the gradient whole."""
-    rows: Tensor = _SumToRows.apply(partial, region)
+    rows: Tensor = _SumToRows.apply(partial, region)  # type: ignore[no-untyped-call]
     return rows

@@ -1,0 +1,139 @@
+"""A whole run: build or resume, step, evaluate, save, tell."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from megalm.checkpoint.store import Checkpoint, CheckpointStore, open_checkpoint
+from megalm.data.loader import TrainingData, ValidationData
+from megalm.launcher import device as devices
+from megalm.launcher import ranks
+from megalm.launcher.placement import Placement
+from megalm.ledger import Ledger
+from megalm.mesh import Mesh
+from megalm.run_config import RunConfig
+from megalm.training.build import TrainingState, build_state
+from megalm.training.evaluate import evaluate
+from megalm.training.feed import Feed, objective_of
+from megalm.training.resume import check_same_run, facts, local_pieces, owned_pieces, restore
+from megalm.training.step import StepReport, train_step
+from megalm.training.story import Story
+
+
+def train(config: RunConfig, placement: Placement | None = None) -> int:
+    """Train as the run file says, as one rank of the layout; return the exit code.
+
+    Args:
+        config: the run.
+        placement: which rank this is; by default the only one.
+
+    Raises:
+        UserError: something that the user can mend.
+        TrainingError: the run cannot go on.
+    """
+    placement = placement or Placement.alone()
+    choice = devices.choose(config.run.device, placement.local_world_size)
+    ranks.start(placement, choice.type, config.run.timeout)
+    try:
+        config.layout.check(placement.world_size)
+        mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout)
+        _Run(config, mesh, choice.message).go()
+    finally:
+        ranks.stop()
+    return 0
+
+
+class _Run:
+    """One rank's way through a run."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh, device_message: str) -> None:
+        self.config = config
+        self.mesh = mesh
+        self.last_step = min(config.train.steps, config.train.stop_after or config.train.steps)
+        self.story = Story(config, tells=mesh.rank == 0)
+        self.story.say(device_message)
+        self.store = CheckpointStore(
+            Path(config.run.dir) / "checkpoints", world=mesh.world, keep=config.checkpoint.keep, warn=self.story.say
+        )
+
+    def go(self) -> None:
+        """Run to the last step, whatever was done before."""
+        newest = self._newest()
+        if newest is not None:
+            check_same_run(self.config, newest)
+            if newest.step >= self.last_step:
+                self.story.say(f"already complete: step {newest.step} of {self.last_step}")
+                return
+        settings = {
+            "seq_length": self.config.train.seq_length,
+            "global_batch_size": self.config.train.global_batch_size,
+            "vocab_size": self.config.model.vocab_size,
+            "seed": self.config.run.seed,
+        }
+        source = TrainingData(self.config.data, **settings)
+        self.held_out = ValidationData(self.config.data, **settings)
+        state = build_state(self.config, self.mesh)
+        self._start_from(state, newest)
+        self.story.begin(state, resumed=newest is not None)
+        try:
+            self._steps(state, Feed(self.config, self.mesh, source, objective_of(self.config)))
+            self.store.wait()
+        finally:
+            self.story.end()
+
+    def _newest(self) -> Checkpoint | None:
+        resume = self.config.checkpoint.resume
+        if resume == "never":
+            return None
+        return self.store.newest() if resume == "auto" else open_checkpoint(Path(resume), self.mesh.world)
+
+    def _start_from(self, state: TrainingState, newest: Checkpoint | None) -> None:
+        load, weights_only = self.config.checkpoint.load, self.config.checkpoint.weights_only
+        if newest is not None:
+            restore(state, newest)
+            self.story.say(f"resumed from step {newest.step}")
+        elif load is not None:
+            given = open_checkpoint(Path(load), self.mesh.world)
+            if weights_only:
+                given.load(local_pieces(state, weights_only=True))
+            else:
+                check_same_run(self.config, given)
+                restore(state, given)
+            self.story.say(f"loaded {load}" + (" (weights only)" if weights_only else ""))
+
+    def _steps(self, state: TrainingState, feed: Feed) -> None:
+        assert self.mesh.ledger is not None
+        self.mesh.ledger.entries.clear()
+        state.model.train()
+        while state.step < self.last_step:
+            started = time.perf_counter()
+            report = train_step(
+                state,
+                feed.training_step(state.step),
+                skip_non_finite=self.config.train.non_finite == "skip",
+            )
+            seconds = time.perf_counter() - started
+            if self.mesh.ledger.recording:
+                self.mesh.ledger.close()
+                self.story.communication(self.mesh.ledger)
+            self.story.step(report, seconds, self._evaluated(state, report))
+            self._save(state)
+
+    def _evaluated(self, state: TrainingState, report: StepReport) -> float | None:
+        every = self.config.train.eval_every
+        if not every or (report.step % every and report.step != self.last_step):
+            return None
+        return evaluate(state, self.config, self.held_out)
+
+    def _save(self, state: TrainingState) -> None:
+        every, stop_after = self.config.checkpoint.every, self.config.train.stop_after
+        last = state.step == self.last_step
+        if (every and (state.step % every == 0 or last)) or (last and stop_after == state.step):
+            self.story.flush()
+            self.store.save(
+                state.step,
+                owned_pieces(state),
+                facts(state, self.config),
+                asynchronous=self.config.checkpoint.async_ and not last,
+            )

@@ -1,0 +1,121 @@
+"""What a run leaves behind for people: its directory, its lines, its report. One rank tells; the others keep silent."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from megalm.errors import UserError
+from megalm.ledger import Ledger
+from megalm.models.config import FAMILY_DEFAULTS
+from megalm.models.counts import num_parameters, training_flops_per_token
+from megalm.models.decoder_shape import DecoderShape
+from megalm.run_config import RunConfig
+from megalm.training.build import TrainingState
+from megalm.training.memory import peak_memory_gib
+from megalm.training.metrics import MetricsFile
+from megalm.training.mfu import Mfu
+from megalm.training.progress import Progress
+from megalm.training.report import write_report
+from megalm.training.step import StepReport
+from megalm.training.track import Tracker, trackers
+
+
+class Story:
+    """Writes the run directory.
+
+    Args:
+        config: the run.
+        tells: whether this rank is the one that writes.
+    """
+
+    def __init__(self, config: RunConfig, *, tells: bool) -> None:
+        """See the class."""
+        self.config = config
+        self.tells = tells
+        self.directory = Path(config.run.dir)
+        self.tokens_per_step = config.train.global_batch_size * config.train.seq_length
+        self._trackers: list[Tracker] = []
+        self._mfu: Mfu | None = None
+        self._on_cuda = False
+        if tells:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"run.dir={config.run.dir} cannot be made ({error.strerror}); choose a directory you may write to."
+                ) from error
+            self._metrics = MetricsFile(self.directory / "metrics.jsonl")
+            self._progress = Progress(self.directory / "log.txt")
+            self._trackers = trackers(config.track)
+
+    def say(self, text: str) -> None:
+        """Tell one sentence."""
+        if self.tells:
+            self._progress.message(text)
+
+    def begin(self, state: TrainingState, *, resumed: bool) -> None:
+        """Open the account at the step that the run goes on from."""
+        if not self.tells:
+            return
+        self._on_cuda = state.mesh.device.type == "cuda"
+        (self.directory / "run.yaml").write_text(self.config.to_yaml())
+        self._metrics.truncate_after(state.step)
+        if self.config.model.family in FAMILY_DEFAULTS:
+            shape = DecoderShape.of(self.config.model)
+            self.say(f"model: {self.config.model.family}, {num_parameters(shape):,} parameters")
+            if shape.attention_dropout:
+                self.say("attention dropout is drawn by position, so attention takes the slower math path")
+            self._mfu = Mfu(
+                training_flops_per_token(shape, self.config.train.seq_length),
+                state.mesh.layout.world_size,
+                torch.cuda.get_device_name() if self._on_cuda else "cpu",
+                self.config.train.precision,
+            )
+            self.say(self._mfu.explanation())
+        for tracker in self._trackers:
+            tracker.start(self.config.model_dump(mode="json", by_alias=True), self.directory, resumed)
+        self._progress.start(state.step + 1, self.config.train.steps)
+
+    def step(self, report: StepReport, seconds: float, val_loss: float | None) -> None:
+        """Tell of one step."""
+        if not self.tells:
+            return
+        tokens_per_s = self.tokens_per_step / seconds
+        row: dict[str, float | int | None] = {
+            "step": report.step,
+            "loss": report.loss,
+            "grad_norm": report.grad_norm,
+            "lr": report.lr,
+            "tokens": report.step * self.tokens_per_step,
+            "tokens_per_s": tokens_per_s,
+            "step_time_s": seconds,
+            "memory_gib": peak_memory_gib(torch.cuda.max_memory_allocated() if self._on_cuda else None),
+            "mfu": self._mfu.at(tokens_per_s) if self._mfu else None,
+        }
+        if val_loss is not None:
+            row["val_loss"] = val_loss
+        self._metrics.write(row)
+        self._progress.step(row)
+        for tracker in self._trackers:
+            tracker.log(row)
+
+    def communication(self, ledger: Ledger) -> None:
+        """Keep the account of one step's collectives, as this rank made them."""
+        if self.tells:
+            (self.directory / "communication.json").write_text(json.dumps(ledger.rows(), indent=1) + "\n")
+
+    def flush(self) -> None:
+        """Return when every row is on the disk."""
+        if self.tells:
+            self._metrics.flush()
+
+    def end(self) -> None:
+        """Close the account and write the report, however the run ends."""
+        if not self.tells:
+            return
+        self._metrics.close()
+        for tracker in self._trackers:
+            tracker.finish()
+        self._progress.message(f"report: {write_report(self.directory)}")
+        self._progress.finish()

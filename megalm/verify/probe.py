@@ -1,0 +1,104 @@
+"""What one rank sees of a few steps: losses, norms, and every gradient and updated value it holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from megalm import rng
+from megalm.batch import IGNORED, MicroBatch
+from megalm.data.loader import Rows, TrainingData
+from megalm.mesh import Mesh
+from megalm.param_spec import ParamSpec
+from megalm.parameters import spec_of
+from megalm.run_config import RunConfig
+from megalm.training.build import TrainingState, build_state, model_positions
+from megalm.training.feed import Feed, objective_of
+from megalm.training.step import train_step
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor that a rank holds at one moment.
+
+    Args:
+        moment: ``step 1 gradient`` or ``step 1 value``.
+        spec: of its parameter.
+        offsets: where the local tensor begins in the whole one.
+        tensor: a copy.
+    """
+
+    moment: str
+    spec: ParamSpec
+    offsets: tuple[int, ...]
+    tensor: Tensor
+
+
+@dataclass
+class Probe:
+    """What one rank saw.
+
+    Args:
+        rank: which one.
+        losses: loss of each step.
+        grad_norms: gradient norm of each step.
+        held: in the order of the steps and of the model.
+    """
+
+    rank: int
+    losses: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
+
+
+def probe(config: RunConfig, mesh: Mesh, steps: int) -> Probe:
+    """Train ``steps`` steps and record what this rank holds after each.
+
+    Labels are dropped at random, in some samples many and in others few, by sample and place alone: micro-batches then
+    hold different numbers of valid tokens, so that a mean of means shows.
+    """
+    source = TrainingData(
+        config.data,
+        seq_length=config.train.seq_length,
+        global_batch_size=config.train.global_batch_size,
+        seed=config.run.seed,
+        vocab_size=config.model.vocab_size,
+    )
+    state = build_state(config, mesh)
+    feed = Feed(config, mesh, source, thinned(objective_of(config)))
+    seen = Probe(mesh.rank)
+    state.model.train()
+    for step in range(steps):
+        report = train_step(state, feed.training_step(step))
+        seen.losses.append(report.loss)
+        seen.grad_norms.append(report.grad_norm)
+        _record(seen, state, report.step)
+    return seen
+
+
+def thinned(objective: Callable[..., MicroBatch]) -> Callable[..., MicroBatch]:
+    """Return the objective with labels dropped at random, a different share in each sample."""
+
+    def drop(rows: Rows, *, reset_attention: bool) -> MicroBatch:
+        batch = objective(rows, reset_attention=reset_attention)
+        zero = torch.zeros(1, dtype=torch.int64)
+        of_token = rng.bits(rng.key("thinned token"), batch.rows_bs, zero).squeeze(-1)
+        of_sample = rng.bits(rng.key("thinned sample"), batch.rows_bs[:, :1], zero).squeeze(-1)
+        return replace(batch, labels_bs=batch.labels_bs.masked_fill(of_token < of_sample, IGNORED))
+
+    return drop
+
+
+def _record(seen: Probe, state: TrainingState, step: int) -> None:
+    positions = model_positions(state.mesh)
+
+    def hold(what: str, spec: ParamSpec, tensor: Tensor) -> None:
+        offsets = tuple(part.start for part in spec.local_slices(positions))
+        seen.held.append(Held(f"step {step} {what}", spec, offsets, tensor.detach().cpu().clone()))
+
+    for bucket in state.buckets:
+        for slot in bucket.slots:
+            hold("gradient", slot.spec, slot.view(bucket.gradients))
+    for parameter in state.model.parameters():
+        hold("value", spec_of(parameter), parameter)
