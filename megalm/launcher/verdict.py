@@ -1,0 +1,58 @@
+"""How a rank tells its launcher why it ended, so that the screen shows one sentence and not one from each rank.
+
+The rank writes one line of JSON into a pipe before it ends. What the others say afterwards, mostly that a neighbour is
+gone, is only read when nobody has told the cause.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+VERDICT_FD = "MEGALM_VERDICT_FD"
+LONGEST = 15_000
+"""Letters of at most 4 bytes: what fits into a pipe that nobody reads yet."""
+
+Kind = Literal["finished", "refused", "crashed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a rank ended.
+
+    Args:
+        kind: ``finished`` in order, whatever its exit code; ``refused`` with a sentence for the user; ``crashed`` with
+            a traceback; ``interrupted`` by Ctrl-C.
+        code: its exit code, which a signal that came later does not change.
+        text: the sentence or the traceback.
+        time_s: on the machine's monotonic clock, the same for all processes.
+    """
+
+    kind: Kind
+    code: int
+    text: str
+    time_s: float
+
+
+def tell(kind: Kind, code: int, text: str, env: Mapping[str, str]) -> bool:
+    """Tell the local launcher; return False where there is none to tell."""
+    if VERDICT_FD not in env:
+        return False
+    verdict = Verdict(kind, code, text[-LONGEST:], time.monotonic())
+    with contextlib.suppress(OSError):  # the launcher is gone: nobody is left to be told
+        os.write(int(env[VERDICT_FD]), json.dumps(asdict(verdict), ensure_ascii=False).encode(errors="replace"))
+    return True
+
+
+def read(fd: int) -> Verdict | None:
+    """Return what the rank at the other end of a non-blocking pipe has told so far, or None."""
+    try:
+        line = os.read(fd, 2**16)
+    except BlockingIOError:
+        return None
+    with contextlib.suppress(ValueError, TypeError):
+        return Verdict(**json.loads(line))
+    return None
