@@ -54,9 +54,9 @@ class Options:
                 f"{path} has {size} tokens, more than --vocab-size {self.vocab_size}: raise it or leave it out."
             )
 
-    def sample_mib(self) -> int:
+    def sample_bytes(self) -> int:
         """Return how much text to learn the tokenizer from: more than 2 KiB a token hardly changes the merges."""
-        return self.tokenizer_mib or max(8, (self.vocab_size or 0) // 512)
+        return (self.tokenizer_mib or max(8, (self.vocab_size or 0) // 512)) << 20
 
     def request(self, files: list[SourceFile]) -> str:
         """Return a name for these options on these files, by which a later call knows whether it is the same."""
@@ -65,6 +65,6 @@ class Options:
             FORMAT,
             [[file.path, file.size, file.modified_ns] for file in files],
             [self.vocab_size, learned_elsewhere, self.validation, self.near_duplicates],
-            [self.rules.min_chars, sorted(self.rules.stop_words), self.end_of_document, self.sample_mib()],
+            [self.rules.min_chars, sorted(self.rules.stop_words), self.end_of_document, self.sample_bytes()],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

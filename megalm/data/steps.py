@@ -101,8 +101,7 @@ class Steps:
         if self.options.tokenizer is not None:
             shutil.copyfile(self.options.tokenizer, target)
         elif self.options.vocab_size is not None:
-            sample_bytes = self.options.sample_mib() << 20
-            job = TokenizerJob(shards, fates, self.options.vocab_size, sample_bytes, target)
+            job = TokenizerJob(shards, fates, self.options.vocab_size, self.options.sample_bytes(), target)
             self._do("learning the tokenizer", [job])
 
     def _do(self, title: str, jobs: Sequence[Job]) -> None:
