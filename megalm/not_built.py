@@ -1,4 +1,4 @@
-"""The values of known keys whose feature is not built yet, refused by name. Building a feature deletes its line here."""
+"""Known keys and verbs whose feature is not built yet, refused by name. Building a feature deletes its line here."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +20,12 @@ ONLY: Mapping[str, Any] = {
 }
 """Keys of which one value is built."""
 
-NOT_YET: Mapping[str, tuple[str, ...]] = {
-    "train.precision": ("bf16", "fp16", "fp8"),
-    "optimizer.name": ("lamb", "sgd", "adamw8bit"),
-    "objective.name": ("mlm_nsp", "seq2seq", "rtd", "instruct", "multitask"),
+NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "train.precision": ("fp32", ("bf16", "fp16", "fp8")),
+    "optimizer.name": ("adamw", ("lamb", "sgd", "adamw8bit")),
+    "objective.name": ("clm", ("mlm_nsp", "seq2seq", "rtd", "instruct", "multitask")),
 }
-"""Named values that will come."""
+"""Keys with names that will come, after the name to use until then."""
 
 VERBS = (
     "plan",
@@ -51,10 +51,10 @@ def refuse_what_is_not_built(config: Section) -> None:
         asked = _value(config, key)
         if asked != built:
             raise UserError(f"{key}={_shown(asked)} is not built yet; leave it at {_shown(built)}.")
-    for key, coming in NOT_YET.items():
+    for key, (built, coming) in NOT_YET.items():
         asked = _value(config, key)
         if asked in coming:
-            raise UserError(f"{key}={_shown(asked)} is not built yet; leave it out to take the default.")
+            raise UserError(f"{key}={asked} is not built yet; use {built}.")
     stages_per_rank = _value(config, "pipeline.stages_per_rank")
     if stages_per_rank not in ("auto", 1):
         raise UserError(f"pipeline.stages_per_rank={stages_per_rank} is not built yet; leave it at auto.")

@@ -41,7 +41,9 @@ def _put(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
         below = node[place] if isinstance(node, list) else node.get(place)
         if below is None:
             below = [] if _is_position(keys[depth + 1]) else {}
-        node[place] = below = below.copy() if isinstance(below, dict | list) else below  # an alias is not written through
+        node[place] = below = (
+            below.copy() if isinstance(below, dict | list) else below
+        )  # an alias is not written through
         node = below
 
 

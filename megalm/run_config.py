@@ -32,20 +32,20 @@ class RunConfig(Section):
     """A run: what is trained, on what, over which ranks. Only ``model``, ``data`` and ``train`` are required."""
 
     format: Literal[1] = Field(1, description="The version of the run file's keys.")
-    run: RunSection = Field(RunSection(), description="Where a run lives, what it starts from, how it is watched.")
-    model: ModelConfig = Field(description="What the model is.")
-    layout: Layout = Field(Layout(), description="How many ranks each axis has; the run takes pp x dp x cp x tp ranks.")
-    tensor: TensorConfig = Field(TensorConfig(), description="How tensor-parallel ranks share what no matrix splits.")
-    pipeline: PipelineConfig = Field(PipelineConfig(), description="In which order stages work on the micro-batches.")
-    zero: ZeroConfig = Field(ZeroConfig(), description="What data-parallel ranks hold in parts.")
-    recompute: RecomputeConfig = Field(RecomputeConfig(), description="What backward computes again.")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="How gradients become updates.")
-    lr_schedule: LrScheduleConfig = Field(LrScheduleConfig(), description="How the learning rate moves over the run.")
-    objective: ObjectiveConfig = Field(ObjectiveConfig(), description="What the model learns from the data.")
-    data: DataConfig = Field(description="What a run learns from and is judged on.")
-    train: TrainConfig = Field(description="How long a run learns, on how much at once, in which arithmetic.")
-    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="When a run is saved, and what it starts from.")
-    track: TrackConfig = Field(TrackConfig(), description="Where a run is shown, beside its own directory.")
+    run: RunSection = Field(default_factory=RunSection)
+    model: ModelConfig
+    layout: Layout = Field(default_factory=Layout)
+    tensor: TensorConfig = Field(default_factory=TensorConfig)
+    pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
+    zero: ZeroConfig = Field(default_factory=ZeroConfig)
+    recompute: RecomputeConfig = Field(default_factory=RecomputeConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    lr_schedule: LrScheduleConfig = Field(default_factory=LrScheduleConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    data: DataConfig
+    train: TrainConfig
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    track: TrackConfig = Field(default_factory=TrackConfig)
 
     @staticmethod
     def load(path: str | PathLike[str], overrides: Sequence[str] = ()) -> "RunConfig":
@@ -103,7 +103,11 @@ class RunConfig(Section):
         if self.zero.stage and self.layout.dp * self.layout.cp == 1:
             found.append(f"zero.stage={self.zero.stage} has no effect: layout.dp is 1.")
         if self.train.stop_after is not None and self.train.stop_after > self.train.steps:
-            found.append(f"train.stop_after={self.train.stop_after} has no effect: the run ends at step {self.train.steps}.")
+            found.append(
+                f"train.stop_after={self.train.stop_after} has no effect: the run ends at step {self.train.steps}."
+            )
         if self.train.eval_every > self.train.steps:
-            found.append(f"train.eval_every={self.train.eval_every} is beyond the last step; evaluation is after it only.")
+            found.append(
+                f"train.eval_every={self.train.eval_every} is beyond the last step; evaluation is after it only."
+            )
         return found

@@ -51,8 +51,7 @@ def _yaml() -> YAML:
     yaml.Constructor = _Constructor
     yaml.Representer = _Representer
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
-    yaml.allow_unicode = True
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.width = 120
     return yaml
 

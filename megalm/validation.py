@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -31,8 +32,8 @@ EXPECTED: Mapping[str, str] = {
     "greater_than": "above {gt}",
     "less_than_equal": "at most {le}",
     "less_than": "below {lt}",
-    "too_short": "a list of at least {min_length}",
-    "too_long": "a list of at most {max_length}",
+    "too_short": "a list of at least {min_length} entries",
+    "too_long": "a list of at most {max_length} entries",
     "string_too_short": "text of at least {min_length} letters",
     "literal_error": "{expected}",
 }
@@ -105,7 +106,7 @@ def _sentence(section: type[Section], tree: Mapping[str, Any], errors: Sequence[
         return f"{dotted}: {' '.join(str(first['ctx']['error']).split())}"
     same = [error for error in by_type if _keys(error, tree) == keys]
     expected = " or ".join(dict.fromkeys(map(_expected, same)))
-    return f"{dotted} must be {expected}, not {_shown(first['input'])}{_hint(first)}."
+    return f"{dotted} must be {expected}, not {_shown(first['input'])}{_hint(first)}"
 
 
 def _keys(error: ErrorDetails, tree: Any) -> list[str]:
@@ -135,14 +136,14 @@ def _shown(value: Any) -> str:
 
 
 def _hint(error: ErrorDetails) -> str:
+    """Return the end of the sentence: what to write instead, where that can be guessed."""
     value = error["input"]
     if error["type"] == "string_type" and isinstance(value, bool | int | float):
-        return "; quote it"
+        return "; quote it."
     if error["type"] == "literal_error" and isinstance(value, str):
-        known = [word.strip("' ") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
-        near = difflib.get_close_matches(value, known, n=1)
-        return f"; did you mean {near[0]}?".removesuffix("?") + "?" if near else ""
-    return ""
+        near = difflib.get_close_matches(value, re.findall(r"'(.+?)'", error["ctx"]["expected"]), n=1)
+        return f"; did you mean {near[0]}?" if near else "."
+    return "."
 
 
 def _unknown(section: type[Section], keys: Sequence[str]) -> str:

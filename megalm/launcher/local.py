@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
-from typing import TextIO
+from typing import NamedTuple
 
 from megalm.errors import UserError
 from megalm.launcher.placement import LISTEN_FD, LOCAL_LAUNCHER
@@ -30,19 +30,35 @@ HANDED_ON = (signal.SIGINT, signal.SIGTERM)
 LOOPBACK = "127.0.0.1"
 
 
-def run_ranks(command: Sequence[str], num_ranks: int, screen: TextIO | None = None) -> int:
-    """Run ``command`` once for each rank, placed by the environment as torchrun does, and return the exit code.
+class Outcome(NamedTuple):
+    """How a run ended.
+
+    Args:
+        code: 0 when every rank returned 0, 75 when they were preempted and saved, else the code of the rank that failed
+            first: 1 for a rank ended by a signal, 128 + n after signal n from outside.
+        message: the cause of a failure, told once: a sentence, or the traceback of a crash; else empty.
+    """
+
+    code: int
+    message: str = ""
+
+
+def run_ranks(command: Sequence[str], num_ranks: int) -> int:
+    """Do what ``launch`` does, say on stderr why a run failed, and return its exit code."""
+    outcome = launch(command, num_ranks)
+    if outcome.message:
+        print(f"megalm: {outcome.message}", file=sys.stderr, flush=True)
+    return outcome.code
+
+
+def launch(command: Sequence[str], num_ranks: int) -> Outcome:
+    """Run ``command`` once for each rank, placed by the environment as torchrun does, and return how they ended.
 
     SIGINT and SIGTERM are handed to the ranks; a second one kills them. Call it from the main thread.
 
     Args:
         command: the program of a rank; it calls ``parent.die_with``, and may tell its end by ``verdict.tell``.
         num_ranks: how many.
-        screen: where messages go; stderr by default.
-
-    Returns:
-        0 when every rank returned 0, 75 when they were preempted and saved, else the code of the rank that failed
-        first: 1 for a rank ended by a signal, 128 + n after signal n from outside.
 
     Raises:
         UserError: too many ranks for this machine.
@@ -53,22 +69,21 @@ def run_ranks(command: Sequence[str], num_ranks: int, screen: TextIO | None = No
             f"the layout needs {num_ranks} ranks, more than this machine can hold ({most} on {usable_cores()} cores); "
             "start them on several machines with torchrun or srun."
         )
-    return _Launch(command, num_ranks, screen or sys.stderr).run()
+    return _Launch(command, num_ranks).run()
 
 
 class _Launch:
     """The ranks of one run."""
 
-    def __init__(self, command: Sequence[str], num_ranks: int, screen: TextIO) -> None:
+    def __init__(self, command: Sequence[str], num_ranks: int) -> None:
         self.command = command
         self.num_ranks = num_ranks
-        self.screen = screen
         self.ranks: list[RankProcess] = []
         self.received: list[int] = []
         self.ended: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
 
-    def run(self) -> int:
-        """Start the ranks, wait for them, and return the exit code."""
+    def run(self) -> Outcome:
+        """Start the ranks, wait for them, and return how they ended."""
         with self._signals_handed_on():
             try:
                 self._start()
@@ -86,7 +101,7 @@ class _Launch:
                 if number == 0:
                     fds = [listener.fileno()]
                     own[LISTEN_FD] = str(listener.fileno())
-                rank = RankProcess(number, self.command, {**env, **own}, fds, self.screen)
+                rank = RankProcess(number, self.command, {**env, **own}, fds)
                 self.ranks.append(rank)
                 threading.Thread(target=self._await, args=(rank,), daemon=True).start()
         if self.received:  # it may have come before a rank was there to be told
@@ -137,37 +152,33 @@ class _Launch:
         for rank in self.ranks:
             rank.kill()
 
-    def _conclude(self, ends: Mapping[int, float]) -> int:
-        """Say the cause once, and return the exit code."""
+    def _conclude(self, ends: Mapping[int, float]) -> Outcome:
         for rank in self.ranks:
             rank.close()
         causes = {rank: order for rank in self.ranks if (order := _order(rank, ends.get(rank.number))) is not None}
         codes = [rank.process.returncode for rank in self.ranks]
         if causes:
-            return self._tell(min(causes, key=causes.__getitem__))
-        return next((code for code in codes if code not in (0, PREEMPTED)), max(codes))
+            return self._cause(min(causes, key=causes.__getitem__))
+        return Outcome(next((code for code in codes if code not in (0, PREEMPTED)), max(codes)))
 
-    def _tell(self, culprit: RankProcess) -> int:
+    def _cause(self, culprit: RankProcess) -> Outcome:
         verdict = culprit.verdict
         code = verdict.code if verdict is not None else culprit.process.returncode
         if self.received and (code < 0 or (verdict is not None and verdict.kind == "interrupted")):
             number = self.received[0]
-            self._say("interrupted." if number == signal.SIGINT else f"ended by {signal.Signals(number).name}.")
-            return 128 + number
+            message = "interrupted." if number == signal.SIGINT else f"ended by {signal.Signals(number).name}."
+            return Outcome(128 + number, message)
         who = f"rank {culprit.number} (process {culprit.process.pid})"
         if verdict is not None and verdict.kind == "refused":
-            self._say(verdict.text)
+            message = verdict.text
         elif verdict is not None:
-            self._say(f"{verdict.text.rstrip()}\n{who} failed; the other ranks were ended.")
+            message = f"{verdict.text.rstrip()}\n{who} failed; the other ranks were ended."
         elif code < 0:
             why = " (out of memory, or kill -9)" if -code == signal.SIGKILL else ""
-            self._say(f"{who} was ended by {signal.Signals(-code).name}{why}; the other ranks were ended too.")
+            message = f"{who} was ended by {signal.Signals(-code).name}{why}; the other ranks were ended too."
         else:
-            self._say(f"{who} ended with exit code {code}; the other ranks were ended.")
-        return max(code, 1)
-
-    def _say(self, text: str) -> None:
-        print(f"megalm: {text}", file=self.screen, flush=True)
+            message = f"{who} ended with exit code {code}; the other ranks were ended."
+        return Outcome(max(code, 1), message)
 
     @contextlib.contextmanager
     def _signals_handed_on(self) -> Iterator[None]:

@@ -4,9 +4,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 from megalm.errors import UserError
 from megalm.launcher.verdict import VERDICT_FD, Verdict, read
@@ -26,12 +27,9 @@ class RankProcess:
         command: what to start.
         env: its whole environment.
         fds: file descriptors to hand down.
-        screen: where the output of other ranks than 0 goes.
     """
 
-    def __init__(
-        self, number: int, command: Sequence[str], env: Mapping[str, str], fds: Sequence[int], screen: TextIO
-    ) -> None:
+    def __init__(self, number: int, command: Sequence[str], env: Mapping[str, str], fds: Sequence[int]) -> None:
         self.number = number
         self._verdict: Verdict | None = None
         self._closed = False
@@ -55,7 +53,7 @@ class RankProcess:
         self._reader: threading.Thread | None = None
         if self.process.stdout is not None:
             self._reader = threading.Thread(
-                target=_pass_on, args=(self.process.stdout, f"[rank {number}] ", screen), daemon=True
+                target=_pass_on, args=(self.process.stdout, f"[rank {number}] "), daemon=True
             )
             self._reader.start()
 
@@ -93,7 +91,7 @@ class RankProcess:
         self._closed = True
 
 
-def _pass_on(stream: BinaryIO, prefix: str, screen: TextIO) -> None:
+def _pass_on(stream: BinaryIO, prefix: str) -> None:
     for line in stream:
         text = line.decode(errors="replace").rstrip("\n")
-        print(f"{prefix}{text}\n", end="", file=screen, flush=True)
+        print(f"{prefix}{text}\n", end="", file=sys.stderr, flush=True)

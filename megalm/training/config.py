@@ -19,10 +19,13 @@ class RunSection(Section):
         "same run. Left out of a run file NAME.yaml, it is runs/NAME.",
     )
     seed: int = Field(
-        1234, ge=0, description="Decides the initial weights, the order of the data and dropout; no layout changes them."
+        1234,
+        ge=0,
+        description="Decides the initial weights, the order of the data and dropout; no layout changes them.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto uses CUDA only if there is a GPU for each rank of a machine, else the CPU, and says so."
+        "auto",
+        description="auto uses CUDA only if there is a GPU for each rank of a machine, else the CPU, and says so.",
     )
     timeout: int = Field(
         600,
@@ -61,7 +64,9 @@ class TrainConfig(Section):
         50, ge=0, description="Evaluate on held-out samples every so many steps, and after the last one; 0 never."
     )
     eval_batches: int = Field(
-        8, ge=1, description="Global batches that one evaluation reads, fewer if there are not as many held-out samples."
+        8,
+        ge=1,
+        description="Global batches that one evaluation reads, fewer if there are not as many held-out samples.",
     )
     stop_after: int | None = Field(
         None, ge=1, description="End and save after this step of a longer run; the schedules still count train.steps."

@@ -1,0 +1,5 @@
+"""``python -m megalm``."""
+
+from megalm.cli.main import main
+
+main()

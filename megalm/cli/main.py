@@ -1,0 +1,56 @@
+"""The entry of the command line: exit codes, and errors as one sentence.
+
+0 complete, 1 a failure or a verify mismatch, 2 what the user can mend, 75 preempted and saved, 130 Ctrl-C.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from megalm.errors import TrainingError, UserError
+from megalm.launcher.parent import die_with
+from megalm.launcher.placement import LOCAL_LAUNCHER
+from megalm.launcher.verdict import Kind, tell
+
+INTERRUPTED = 130
+
+
+def main() -> NoReturn:
+    """Run the ``megalm`` command and end the process with its exit code."""
+    if LOCAL_LAUNCHER in os.environ:
+        die_with(int(os.environ[LOCAL_LAUNCHER]))
+    code = run(sys.argv[1:], os.environ)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
+    """Carry out one command and return its exit code.
+
+    A rank of a local run tells its launcher why it failed; every other process tells the screen.
+    """
+    try:
+        from megalm.cli.app import invoke  # inside, so that Ctrl-C during the imports is one line too
+
+        code = invoke(arguments)
+    except UserError as error:
+        return _ended("refused", 2, str(error), env)
+    except TrainingError as error:
+        return _ended("refused", 1, str(error), env)
+    except KeyboardInterrupt:
+        return _ended("interrupted", INTERRUPTED, "interrupted.", env)
+    except BrokenPipeError:  # the reader of our output, head for example, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        return _ended("crashed", 1, traceback.format_exc(), env)
+    tell("finished", code, "", env)
+    return code
+
+
+def _ended(kind: Kind, code: int, text: str, env: Mapping[str, str]) -> int:
+    if not tell(kind, code, text, env):
+        print(text if kind == "crashed" else f"megalm: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    return code
