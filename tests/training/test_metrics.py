@@ -62,6 +62,14 @@ def test_a_number_that_json_cannot_hold_is_null_and_said(path: Path) -> None:
     ]
 
 
+def test_a_number_that_json_cannot_hold_is_refused_inside_a_value(path: Path) -> None:
+    file = MetricsFile(path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        file.write(row(1, parts={"text": math.nan}))
+    file.close()
+    assert path.read_text() == ""
+
+
 def test_a_row_without_a_key_is_refused(path: Path) -> None:
     file = MetricsFile(path)
     incomplete = row(1)

@@ -129,6 +129,7 @@ def test_the_lines_lie_where_the_values_are(tmp_path: Path) -> None:
     ]
     (y0, v0), (y1, v1) = ticks[0], ticks[-1]
     assert (v0, v1) == (5, 9)
+    assert y0 > y1  # y grows downwards: larger values stand higher
     drawn = {line.get("class"): line.get("d", "")[1:].split("L") for line in loss if "line " in line.get("class", "")}
     for look, key in (("line line-0", "loss"), ("line line-1", "val_loss")):
         wanted = [(one["step"], one[key]) for one in ROWS if key in one]
