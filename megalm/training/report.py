@@ -105,7 +105,7 @@ def _results(run: dict[str, Any], measured: Sequence[Row]) -> list[Node]:
     guess = math.log(vocab_size) if isinstance(vocab_size, int) and vocab_size > 1 else None
     level = None if guess is None else (guess, f"ln({vocab_size:,}) = {guess:.2f}, a uniform guess")
     charts = [
-        Chart("Loss", [_series(measured, "loss", "training"), _validation(measured)], level=level, size=WIDE),
+        Chart("Loss", _losses(measured), level=level, size=WIDE),
         Chart("Gradient norm before clipping", [_series(measured, "grad_norm", "gradient norm")], may_be_log=True),
         Chart("Learning rate", [_series(measured, "lr", "learning rate")], from_zero=True),
         Chart("Throughput, tokens/s", [_series(measured, "tokens_per_s", "tokens/s")], from_zero=True),
@@ -117,8 +117,10 @@ def _series(measured: Sequence[Row], key: str, name: str) -> Series:
     return Series(name, [(row["step"], row[key]) for row in measured])
 
 
-def _validation(measured: Sequence[Row]) -> Series:
-    return Series("validation", [(row["step"], row["val_loss"]) for row in measured if "val_loss" in row], marked=True)
+def _losses(measured: Sequence[Row]) -> list[Series]:
+    evaluated = [(row["step"], row["val_loss"]) for row in measured if "val_loss" in row]
+    validation = [Series("validation", evaluated, marked=True)] if evaluated else []
+    return [_series(measured, "loss", "training"), *validation]
 
 
 def _tiles(run: dict[str, Any], measured: Sequence[Row], level: tuple[float, str] | None) -> Node:
@@ -167,7 +169,8 @@ def _communication(path: Path) -> list[Node]:
     heading = node("h2", "Communication")
     try:
         counted = json.loads(path.read_text(encoding="utf-8"))
-        found = [heading]
+        said = "The collectives of one step, as the rank that writes the metrics made them."
+        found = [heading, node("p", said if counted else "A step calls no collective: one process has no one to ask.")]
         for scalar, name in ((False, "Tensors of the model"), (True, "Bookkeeping scalars")):
             part = [entry for entry in counted if entry["scalar"] == scalar]
             if part:

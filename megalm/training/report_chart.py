@@ -77,7 +77,7 @@ class Chart:
 
     Args:
         title: above it.
-        series: its lines; a series without any value is left out.
+        series: its lines, in the colors of their places.
         level: a value and a name for a dashed line across.
         from_zero: whether the axis begins at 0.
         may_be_log: whether the axis may be logarithmic when the values span a wide range.
@@ -91,27 +91,23 @@ class Chart:
     may_be_log: bool = False
     size: tuple[int, int] = NARROW
 
-    @property
-    def _drawn(self) -> list[Series]:
-        return [series for series in self.series if series.values]
-
     def figure(self) -> Node:
         """Return the chart with its title and legend; without any value, a sentence that says so."""
         caption = [node("h3", self.title)]
-        if not self._drawn:
+        values = [value for series in self.series for value in series.values]
+        if not values:
             return node("figure", *caption, node("p", "No finite value was recorded."))
-        values = [value for series in self._drawn for value in series.values]
         y = Scale.over(values + ([self.level[0]] if self.level else []), self.from_zero, self.may_be_log)
-        steps = [step for series in self._drawn for step, _ in series.points]
+        steps = [step for series in self.series for step, _ in series.points]
         x = Scale(min(steps) - 0.5, max(steps) + 0.5) if min(steps) == max(steps) else Scale(min(steps), max(steps))
         if y.log:
             caption[0].append(node("small", " logarithmic"))
-        if len(self._drawn) > 1:
+        if len(self.series) > 1:
             caption.append(self._legend())
         label = f"{self.title} by step, from {readable(min(values))} to {readable(max(values))}"
         frame = Frame(*self.size, x, y)
         drawing = [*_axes(frame), *self._level(frame)]
-        for number, series in enumerate(self._drawn):
+        for number, series in enumerate(self.series):
             drawing += _line(series, number, frame)
         drawing += self._bands(frame)
         view = f"0 0 {frame.width} {frame.height}"
@@ -121,7 +117,7 @@ class Chart:
     def _legend(self) -> Node:
         return node(
             "p",
-            *(node("span", series.name, class_=f"key line-{number}") for number, series in enumerate(self._drawn)),
+            *(node("span", series.name, class_=f"key line-{number}") for number, series in enumerate(self.series)),
             class_="legend",
         )
 
@@ -138,11 +134,11 @@ class Chart:
     def _bands(self, frame: Frame) -> list[Node]:
         """Return invisible bands over the plot, each of which names the values of its step."""
         by_step: dict[int, list[str]] = {}
-        for series in self._drawn:
+        for series in self.series:
             for step, value in series.points:
                 said = "not finite" if value is None else readable(value)
                 by_step.setdefault(step, []).append(f"{series.name} {said}")
-        marked = {step for series in self._drawn if series.marked for step, _ in series.points}
+        marked = {step for series in self.series if series.marked for step, _ in series.points}
         steps = sorted(set(sorted(by_step)[:: -(-len(by_step) // MAX_HOVER_BANDS)]) | marked)
         centers = [frame.across(step) for step in steps]
         edges = [LEFT, *((left + right) / 2 for left, right in pairwise(centers)), frame.right]

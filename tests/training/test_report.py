@@ -163,6 +163,15 @@ def test_a_missing_value_is_a_gap() -> None:
     assert [path.count(" ") for path in paths] == [2, 2]
 
 
+def test_a_line_keeps_its_color_when_another_has_no_value() -> None:
+    figure = Chart("x", [Series("first", [(1, None), (2, None)]), Series("second", [(1, 1.0), (2, 2.0)])]).figure()
+    assert [line.get("class") for line in figure.iter("path") if "line" in line.get("class", "")] == ["line line-1"]
+    assert [(key.text, key.get("class")) for key in figure.iter("span")] == [
+        ("first", "key line-0"),
+        ("second", "key line-1"),
+    ]
+
+
 def test_a_chart_without_values_says_so() -> None:
     figure = Chart("x", [Series("x", [(1, None)]), Series("y", [])]).figure()
     assert figure.findtext("p") == "No finite value was recorded."
@@ -235,6 +244,13 @@ def test_the_counted_communication_is_shown_with_scalars_apart(tmp_path: Path) -
         ["all", "", "", "6", "3.0015 MiB", "6.0015 MiB"],
     ]
     assert scalars[0] == ["all_reduce", "world", "float64", "3", "24 B", "48 B"]
+
+
+def test_a_run_of_one_process_says_that_it_called_no_collective(tmp_path: Path) -> None:
+    (make_run(tmp_path, [row(1)]) / "communication.json").write_text("[]")
+    words = "".join(checked(report(tmp_path)).words)
+    assert "A step calls no collective" in words
+    assert "validation" not in words  # nothing was evaluated: no such line, no such key
 
 
 @pytest.mark.parametrize("broken", ["{", "[1]", '[{"kind": "all_reduce"}]', '{"a": 1}'])
