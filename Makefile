@@ -7,7 +7,7 @@ export PYTHON TORCH_INDEX
 BIN := .venv/bin
 CORPUS := data/python-stdlib
 
-.PHONY: help train test test-full check bench clean
+.PHONY: help train test test-full check bench docs clean
 
 help:
 	@echo "make train      train a GPT on the Python standard library's sources, on two processes"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-full  the same, with the long tests at full length"
 	@echo "make check      format, lint and types only"
 	@echo "make bench      throughput and memory beside plain PyTorch and megatron-core"
+	@echo "make docs       docs/run-file.md anew, from the config classes"
 	@echo "make clean      remove caches and builds; environments, corpora and runs stay"
 
 train:
@@ -37,6 +38,10 @@ check:
 bench:
 	@tools/setup.sh test
 	@$(BIN)/python -m benchmarks.throughput
+
+docs:
+	@tools/setup.sh test
+	@$(BIN)/megalm schema --markdown >docs/run-file.md
 
 clean:
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ _HOMES = (
     ("Mesh", "megalm.mesh"),
     ("Axis", "megalm.mesh"),
     ("RunConfig", "megalm.run_config"),
-    ("build_model", "megalm.models.build"),
+    ("build_model", "megalm.training.build"),
     ("train", "megalm.training.loop"),
     ("verify", "megalm.verify.command"),
 )
