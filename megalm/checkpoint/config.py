@@ -17,8 +17,8 @@ class CheckpointConfig(Section):
     keep: int = Field(
         2,
         ge=1,
-        description="Complete checkpoints that stay; older ones are deleted once a new one is complete. With 1 there is "
-        "nothing to fall back on when the only one is damaged.",
+        description="Complete checkpoints that stay; older ones are deleted once a new one is complete. With 1 there "
+        "is nothing to fall back on when the only one is damaged.",
     )
     resume: str = Field(
         "auto",
@@ -35,8 +35,8 @@ class CheckpointConfig(Section):
     load: str | None = Field(
         None,
         min_length=1,
-        description="A checkpoint of another run, RUN_DIR/checkpoints/step-00000100, that a run starts from when it has "
-        "none of its own to go on from.",
+        description="A checkpoint of another run, RUN_DIR/checkpoints/step-00000100, that a run starts from when it "
+        "has none of its own to go on from.",
     )
     weights_only: bool = Field(
         False,

@@ -1,0 +1,164 @@
+"""The checkpoints of one run: saved by all ranks together, found again after any kill.
+
+On disk a checkpoint is a torch DCP folder, which any layout can read, with three files of ours: the facts, a manifest
+with a fingerprint of every file, and a mark that says that the save came to its end. All ranks see one file system.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from megalm.checkpoint.background import Background
+from megalm.checkpoint.checkpoint import Checkpoint, open_intact
+from megalm.checkpoint.folders import Folders
+from megalm.checkpoint.manifest import Damaged, is_marked
+from megalm.checkpoint.peers import Peers
+from megalm.checkpoint.piece import Piece
+from megalm.checkpoint.save import Save
+from megalm.errors import UserError
+from megalm.mesh import Axis
+
+__all__ = ["Checkpoint", "CheckpointStore", "open_checkpoint"]
+
+TIMEOUT_S = 600.0
+
+
+def _warn_on_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+class CheckpointStore:
+    """The checkpoints in one directory; every rank makes one, and all methods are called by all ranks alike.
+
+    Args:
+        directory: ``RUN_DIR/checkpoints``, on a file system that the nodes of the run share; made when first needed.
+        world: all ranks of the run.
+        keep: how many complete checkpoints stay.
+        warn: is told, on the first rank, one sentence about each checkpoint that is refused or given up.
+        timeout_s: how long a rank waits for the slowest other one to write its share.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        world: Axis,
+        keep: int,
+        warn: Callable[[str], None] = _warn_on_stderr,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """See the class."""
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; at least the newest checkpoint stays")
+        self._folders = Folders(directory)
+        self._peers = Peers(world, timeout_s)
+        self._keep = keep
+        self._warn = warn
+        self._background = Background()
+        self._warnings: list[str] = []
+
+    def save(self, step: int, tensors: Mapping[str, Piece], facts: Mapping[str, Any], *, asynchronous: bool) -> None:
+        """Save the state after ``step``, when a save under way is complete.
+
+        Args:
+            tensors: what this rank holds. Together the ranks hold each element of each tensor; the same rectangle held
+                by several ranks is stored once, rectangles that overlap otherwise are refused.
+            facts: JSON-able values; the first rank's are kept.
+            asynchronous: return when this rank's share is copied; the values may change then, and ``wait`` or the next
+                save tells how it went.
+
+        Raises:
+            UserError: the file system refused (no space left, no permission); on all ranks, and older checkpoints stay.
+            TrainingError: a rank ended meanwhile, or did not answer in time.
+        """
+        self.wait()
+        save = Save(self._folders, self._peers, step)
+        save.plan(tensors, facts, copy=asynchronous)
+
+        def work() -> None:
+            save.write()
+            self._retire(step)
+
+        if asynchronous:
+            self._background.start(work)
+        else:
+            work()
+            self._tell()
+
+    def wait(self) -> None:
+        """Return when the save under way is complete; call it before the process groups are taken down.
+
+        Raises:
+            UserError: as ``save``.
+            TrainingError: as ``save``.
+        """
+        try:
+            self._background.wait()
+        finally:
+            self._tell()
+
+    def newest(self) -> Checkpoint | None:
+        """Return the newest complete and intact checkpoint, the same on all ranks; None when none was completed.
+
+        Every byte is read and compared with its fingerprint. A damaged one is named in a warning, and the one before it
+        is taken.
+
+        Raises:
+            UserError: there are complete ones, but none is intact.
+        """
+        self.wait()
+        first = self._peers.first
+        listed = self._peers.together(
+            lambda: [(folder.name, is_marked(folder)) for folder in self._folders.candidates()] if first else []
+        )[0]
+        refused = False
+        for name, marked in listed:
+            try:
+                return open_intact(self._folders.directory / name, self._peers)
+            except Damaged as damage:
+                refused = refused or marked
+                if first:
+                    self._warn(f"checkpoint {self._folders.directory / name} is refused: {damage}.")
+        if refused:
+            raise UserError(
+                f"no checkpoint in {self._folders.directory} is intact; start afresh with checkpoint.resume=never, or "
+                "with another run.dir."
+            )
+        return None
+
+    def _tell(self) -> None:
+        """Pass on what the background thread had to say; ``warn`` is called in the thread that made the store."""
+        warnings, self._warnings = self._warnings, []
+        for warning in warnings:
+            self._warn(warning)
+
+    def _retire(self, step: int) -> None:
+        """Delete what is no longer kept. The new checkpoint is complete: nothing here can fail the save."""
+        if not self._peers.first:
+            return
+        try:
+            for folder in self._folders.retire(step, self._keep):
+                self._warnings.append(
+                    f"checkpoint {folder} is deleted: the run went back to an earlier step and has now saved {step}."
+                )
+        except OSError as error:
+            self._warnings.append(
+                f"old checkpoints in {self._folders.directory} could not be deleted ({error.strerror})."
+            )
+
+
+def open_checkpoint(path: Path, world: Axis, *, timeout_s: float = TIMEOUT_S) -> Checkpoint:
+    """Open the checkpoint at ``path``, ``RUN_DIR/checkpoints/step-00000100``, of this or another run, at any layout.
+
+    Raises:
+        UserError: there is none, or it is damaged; the file is named.
+    """
+    try:
+        return open_intact(path, Peers(world, timeout_s))
+    except Damaged as damage:
+        if not path.is_dir():
+            raise UserError(
+                f"there is no checkpoint {path}; give a folder like RUN_DIR/checkpoints/step-00000100."
+            ) from None
+        raise UserError(f"checkpoint {path} is refused: {damage}; choose another one.") from None
