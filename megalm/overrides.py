@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from megalm.errors import UserError
-from megalm.run_file import parse
+from megalm.run_file import LONGEST_KEY, parse
 
 
 def apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -18,8 +18,8 @@ def apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     for override in overrides:
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().split(".")
-        if not equals or not all(keys) or not dotted.isprintable():
-            raise UserError(f"{override!r} is not understood; write an override as key.sub=value.")
+        if not equals or not all(keys) or not dotted.isprintable() or len(dotted) > LONGEST_KEY:
+            raise UserError(f"{override[:LONGEST_KEY]!r} is not understood; write an override as key.sub=value.")
         _put(tree, keys, parse(text, f"the value of {dotted}"))
 
 

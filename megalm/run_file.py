@@ -23,6 +23,8 @@ Plain = Mapping[str, "Plain"] | Sequence["Plain"] | str | int | float | bool | N
 
 DEEPEST = 16
 MOST_VALUES = 100_000
+LONGEST_TEXT = 1000
+LONGEST_KEY = 100
 LARGEST = 2**63 - 1
 
 
@@ -127,6 +129,8 @@ def _refuse_what_is_not_plain(tree: Any, source: str) -> None:
         if seen > MOST_VALUES:
             raise UserError(f"{source} holds more than {MOST_VALUES} values; a run file is shorter.")
         if isinstance(value, str):
+            if len(value) > LONGEST_TEXT:
+                refuse(f"is text of more than {LONGEST_TEXT} letters")
             if not value.isprintable() and any(ord(letter) < 32 and letter not in "\n\t" for letter in value):
                 refuse("holds a control character")
             if any(0xD800 <= ord(letter) < 0xE000 for letter in value):
@@ -141,8 +145,8 @@ def _refuse_what_is_not_plain(tree: Any, source: str) -> None:
                 refuse("must be a finite number")
         elif isinstance(value, dict):
             for name, below in value.items():
-                if not isinstance(name, str) or not name.isprintable():
-                    refuse(f"has the key {name!r}, which is no text; quote it or take it out")
+                if not isinstance(name, str) or not name.isprintable() or len(name) > LONGEST_KEY:
+                    refuse(f"has the key {repr(name)[:LONGEST_KEY]}, which is no name; quote it or take it out")
                 waiting.append((below, (*key, name)))
         elif isinstance(value, list):
             waiting.extend((below, (*key, str(position))) for position, below in enumerate(value))

@@ -32,9 +32,9 @@ EXPECTED: Mapping[str, str] = {
     "greater_than": "above {gt}",
     "less_than_equal": "at most {le}",
     "less_than": "below {lt}",
-    "too_short": "a list of at least {min_length} entries",
-    "too_long": "a list of at most {max_length} entries",
-    "string_too_short": "text of at least {min_length} letters",
+    "too_short": "a list of {min_length} or more",
+    "too_long": "a list of at most {max_length}",
+    "string_too_short": "text of {min_length} or more letters",
     "literal_error": "{expected}",
 }
 """What the message says after "must be", by the type of pydantic's error; its own words serve for the others."""
@@ -132,6 +132,7 @@ def _expected(error: ErrorDetails) -> str:
 
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
+    text = text if text.isprintable() else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -154,7 +155,7 @@ def _unknown(section: type[Section], keys: Sequence[str]) -> str:
     here = difflib.get_close_matches(word, known, n=1)
     if here:
         return f"unknown key {dotted}; did you mean {'.'.join([*path, here[0]])}?"
-    everywhere = {key.rpartition(".")[2]: key for key in dotted_keys(section)}
+    everywhere = {key.rpartition(".")[2]: key for key in reversed([*dotted_keys(section)])}
     elsewhere = difflib.get_close_matches(word, everywhere, n=1, cutoff=0.8)
     if elsewhere:
         return f"unknown key {dotted}; did you mean {everywhere[elsewhere[0]]}?"
