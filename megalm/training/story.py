@@ -1,6 +1,7 @@
 """What a run leaves behind for people: its directory, its lines, its report. One rank tells; the others keep silent."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ class Story:
         if not self.tells:
             return
         self._on_cuda = state.mesh.device.type == "cuda"
-        (self.directory / "run.yaml").write_text(self.config.to_yaml())
+        _replace_text(self.directory / "run.yaml", self.config.to_yaml())
         self._metrics.truncate_after(state.step)
         if self.config.model.family in FAMILY_DEFAULTS:
             shape = DecoderShape.of(self.config.model)
@@ -103,7 +104,7 @@ class Story:
     def communication(self, ledger: Ledger) -> None:
         """Keep the account of one step's collectives, as this rank made them."""
         if self.tells:
-            (self.directory / "communication.json").write_text(json.dumps(ledger.rows(), indent=1) + "\n")
+            _replace_text(self.directory / "communication.json", json.dumps(ledger.rows(), indent=1) + "\n")
 
     def flush(self) -> None:
         """Return when every row is on the disk."""
@@ -111,11 +112,19 @@ class Story:
             self._metrics.flush()
 
     def end(self) -> None:
-        """Close the account and write the report, however the run ends."""
+        """Close the account and write the report, however the run ends and whatever of it fails."""
         if not self.tells:
             return
-        self._metrics.close()
-        for tracker in self._trackers:
-            tracker.finish()
-        self._progress.message(f"report: {write_report(self.directory)}")
-        self._progress.finish()
+        with ExitStack() as closing:
+            closing.callback(self._progress.finish)
+            closing.callback(lambda: self.say(f"report: {write_report(self.directory)}"))
+            for tracker in self._trackers:
+                closing.callback(tracker.finish)
+            closing.callback(self._metrics.close)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text)
+    draft.replace(path)

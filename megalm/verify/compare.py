@@ -8,8 +8,6 @@ from torch import Tensor
 
 from megalm.verify.probe import Held, Probe
 
-GRADIENT_FLOOR = 1e-6
-"""A gradient entry this far below the model's largest is rounding: the key biases' true gradient is 0."""
 UPDATE_FLOOR = 100.0
 """Updated values are judged against at least this many learning rates: Adam turns rounding into whole steps."""
 
@@ -20,18 +18,21 @@ class Tolerance:
 
     Args:
         relative: of losses, norms and the largest entry of each tensor.
+        gradient_floor: a tensor whose gradient is smaller than this part of the model's largest entry is judged as if
+            it had that size: what remains of the key biases' true gradient, 0, is rounding of larger numbers.
         judges_values: whether updated values are compared, not only gradients.
     """
 
     relative: float
+    gradient_floor: float
     judges_values: bool
 
     @staticmethod
     def of(precision: str) -> "Tolerance":
         """Return 1e-10 for fp64; for other precisions 1,000 roundings of the dtype, values left out."""
         if precision == "fp64":
-            return Tolerance(1e-10, judges_values=True)
-        return Tolerance(1000 * torch.finfo(torch.float32).eps, judges_values=False)
+            return Tolerance(1e-10, 1e-6, judges_values=True)
+        return Tolerance(1000 * torch.finfo(torch.float32).eps, 1e-2, judges_values=False)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def compare(reference: Probe, probes: Sequence[Probe], tolerance: Tolerance, lr:
             largest = max(
                 (float(t.abs().max()) for (at, _), t in whole.items() if at == moment and t.numel()), default=0
             )
-            floor = UPDATE_FLOOR * lr if kind == "value" else GRADIENT_FLOOR * largest
+            floor = UPDATE_FLOOR * lr if kind == "value" else tolerance.gradient_floor * largest
             findings.append(_tensors(moment, held, whole, tolerance, floor))
     return findings
 

@@ -1,0 +1,1 @@
+"""The layout never changes the result, and a planted fault is seen."""

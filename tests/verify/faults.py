@@ -1,0 +1,255 @@
+"""Faults of the kinds that peers shipped, each planted by replacing one thing in the running process."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from megalm import collectives, parameters, rng
+from megalm.batch import MicroBatch
+from megalm.mesh import Axis
+from megalm.models.attention import Attention
+from megalm.optim.optimizer import Optimizer
+from megalm.parallel.data.bucket import Bucket, Slot
+from megalm.parallel.data.exchange import GradientExchange
+from megalm.parallel.pipeline.stage import Stage
+from megalm.parallel.tensor import cross_entropy, linear
+from megalm.parallel.tensor.dropout import Dropout
+from megalm.parallel.tensor.heads import HeadCut
+from megalm.parallel.tensor.region import Region
+from megalm.param_spec import ParamSpec
+from megalm.training import feed
+
+Patch = Callable[[], Any]
+
+
+def _no_data_sum() -> Any:
+    """Gradients are not summed over the data ranks."""
+    original = GradientExchange.reduce
+
+    def reduce(self: GradientExchange, block: int) -> None:
+        self._data = Axis.alone()
+        original(self, block)
+
+    return mock.patch.object(GradientExchange, "reduce", reduce)
+
+
+def _averaged_twice() -> Any:
+    """Gradients already scaled by the global batch are divided by the data ranks once more."""
+    original = GradientExchange.finish
+
+    def finish(self: GradientExchange) -> None:
+        original(self)
+        for bucket in self.buckets:
+            bucket.gradients.div_(self._data.size)
+
+    return mock.patch.object(GradientExchange, "finish", finish)
+
+
+def _one_bucket_forgotten() -> Any:
+    """The gradients of one block are never reduced."""
+    original = GradientExchange.reduce
+
+    def reduce(self: GradientExchange, block: int) -> None:
+        if block != 1:
+            original(self, block)
+
+    return mock.patch.object(GradientExchange, "reduce", reduce)
+
+
+def _norm_counts_replicas() -> Any:
+    """The gradient norm counts what every tensor rank holds whole once for each."""
+
+    def owned(self: ParamSpec, positions: Mapping[str, int]) -> tuple[slice, ...]:
+        return tuple(slice(None) for _ in self.shape)
+
+    return mock.patch.object(ParamSpec, "owned_slices", owned)
+
+
+def _norm_of_own_slices() -> Any:
+    """The gradient norm is not summed over the tensor ranks."""
+    original = Optimizer.grad_norm
+
+    def grad_norm(self: Optimizer) -> float:
+        self._model = Axis.alone()
+        return original(self)
+
+    return mock.patch.object(Optimizer, "grad_norm", grad_norm)
+
+
+def _mean_of_means() -> Any:
+    """Each rank divides by its own valid tokens, not by the global batch's."""
+
+    def count(labels: Tensor, data: Axis) -> int:
+        return int((labels != -100).sum()) * data.size
+
+    return mock.patch.object(feed, "count_valid", count)
+
+
+def _last_microbatch_only() -> Any:
+    """Only the last micro-batch's gradients are kept."""
+    original = Stage.backward
+
+    def backward(self: Stage, number: int, block: int | None) -> None:
+        if number + 1 < self.num_microbatches:  # type: ignore[attr-defined]
+            del self._borders[number]
+        else:
+            original(self, number, block)
+
+    forward = Stage.forward
+
+    def count(self: Stage, number: int, microbatch: MicroBatch) -> Tensor:
+        self.num_microbatches = 3  # type: ignore[attr-defined]
+        return forward(self, number, microbatch)
+
+    return mock.patch.multiple(Stage, backward=backward, forward=count)
+
+
+def _wrong_key_heads() -> Any:
+    """Query heads read the first key heads of the rank, whatever their group."""
+
+    def key_of_query(self: HeadCut, position: int) -> list[int]:
+        first, last = self.key[position]
+        return [head % (last - first) for head in range(len(range(*self.query[position])))]
+
+    return mock.patch.object(HeadCut, "key_of_query", key_of_query)
+
+
+def _wrong_slice() -> Any:
+    """Every rank draws the first slice of the query weights."""
+    original = parameters.draw
+
+    def draw(parameter: Tensor, spec: ParamSpec, stream: int, positions: Mapping[str, int]) -> None:
+        original(parameter, spec, stream, {"tp": 0} if "q_proj" in spec.name else positions)
+
+    return mock.patch.object(parameters, "draw", draw)
+
+
+def _dropout_by_rank() -> Any:
+    """Dropout is drawn by the place in the rank's own micro-batch."""
+    original = Dropout.forward
+
+    def forward(self: Dropout, x: Tensor, token_rows: Tensor) -> Tensor:
+        return original(self, x, token_rows - token_rows[0])
+
+    return mock.patch.object(Dropout, "forward", forward)
+
+
+def _attention_dropout_by_local_head() -> Any:
+    """Attention dropout is drawn by the head's number on the rank."""
+    original = Attention._core_with_dropout
+
+    def core(self: Attention, *arguments: Any) -> Tensor:
+        self.first_head = 0
+        return original(self, *arguments)
+
+    return mock.patch.object(Attention, "_core_with_dropout", core)
+
+
+def _row_sum_missing() -> Any:
+    """Row-parallel layers do not sum their partial results."""
+    return mock.patch.object(Region, "sum_to_rows", lambda self, partial: self.local_rows(partial))
+
+
+def _input_gradient_not_summed() -> Any:
+    """Column-parallel layers do not sum the gradient of their input."""
+    return mock.patch.object(
+        Region, "sum_to_rows_async", lambda self, partial: (self.local_rows(partial), collectives.Done())
+    )
+
+
+def _norm_gradients_not_summed() -> Any:
+    """Under sequence parallelism the norms' gradients stay partial."""
+    return mock.patch.object(Bucket, "partial_ranges", return_value={})
+
+
+def _shared_key_heads_not_summed() -> Any:
+    """A key head held by two ranks gets only one rank's gradient."""
+
+    def nothing(self: GradientExchange, bucket: Bucket, slot: Slot) -> None:
+        return None
+
+    return mock.patch.object(GradientExchange, "_sum_shared_rows", nothing)
+
+
+def _local_softmax() -> Any:
+    """The softmax's denominator sums over the rank's own vocabulary."""
+    original = cross_entropy.chunk_losses
+
+    def losses(logits: Tensor, labels: Tensor, ours: Tensor, axis: Axis) -> Tensor:
+        return original(logits, labels, ours, replace(axis, ranks=(0,), rank=0))
+
+    return mock.patch.object(cross_entropy, "chunk_losses", losses)
+
+
+def _bias_on_every_rank() -> Any:
+    """The row-parallel bias is added by each rank before the sum."""
+    original = linear._RowProduct.forward
+
+    def forward(ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return original(ctx, x, region, weight, None if bias is None else bias * region.axis.size)
+
+    return mock.patch.object(linear._RowProduct, "forward", staticmethod(forward))
+
+
+def _same_samples_everywhere() -> Any:
+    """Every data rank reads the first rank's samples."""
+    original = feed.Feed._share
+
+    def share(self: feed.Feed, step: int, batch_size: int) -> MicroBatch:
+        per_rank = batch_size // self._mesh.dp.size
+        return feed.to_device(
+            self._objective(self._source.rows(step, 0, per_rank), reset_attention=self._reset_attention),
+            self._mesh.device,
+        )
+
+    assert original
+    return mock.patch.object(feed.Feed, "_share", share)
+
+
+def _init_by_rank() -> Any:
+    """Replicated parameters are drawn differently on each tensor rank."""
+    original = parameters.draw
+
+    def draw(parameter: Tensor, spec: ParamSpec, stream: int, positions: Mapping[str, int]) -> None:
+        own = rng.key(stream, positions.get("tp", 0)) if spec.split is None and positions.get("tp") else stream
+        original(parameter, spec, own, positions)
+
+    return mock.patch.object(parameters, "draw", draw)
+
+
+FAULTS: Mapping[str, Patch] = {
+    "gradients not summed over dp": _no_data_sum,
+    "gradients averaged twice": _averaged_twice,
+    "one bucket never reduced": _one_bucket_forgotten,
+    "norm counts replicas": _norm_counts_replicas,
+    "norm not summed over tp": _norm_of_own_slices,
+    "loss as mean of means": _mean_of_means,
+    "only the last micro-batch learns": _last_microbatch_only,
+    "query heads read wrong key heads": _wrong_key_heads,
+    "wrong slice of q": _wrong_slice,
+    "dropout by rank": _dropout_by_rank,
+    "attention dropout by local head": _attention_dropout_by_local_head,
+    "row-parallel sum missing": _row_sum_missing,
+    "input gradient not summed": _input_gradient_not_summed,
+    "norm gradients partial": _norm_gradients_not_summed,
+    "shared key heads not summed": _shared_key_heads_not_summed,
+    "softmax over the local vocabulary": _local_softmax,
+    "bias added by every rank": _bias_on_every_rank,
+    "same samples on every data rank": _same_samples_everywhere,
+    "positions drawn by rank": _init_by_rank,
+}
+
+
+@contextmanager
+def planted(fault: str | None) -> Iterator[None]:
+    """Plant one of ``FAULTS`` in this process, or none."""
+    if fault is None:
+        yield
+        return
+    with FAULTS[fault](), torch.random.fork_rng(devices=[]):
+        yield

@@ -1,0 +1,57 @@
+"""Oracle: each planted fault changes the result, so the comparison must refuse it and name a tensor."""
+
+import pytest
+
+from megalm.verify.compare import Tolerance, compare
+from tests.ranks import RankPool
+from tests.verify.faults import FAULTS
+from tests.verify.runs import MODELS, run_file, seen_by_rank
+from tests.verify.test_probe import alone
+
+GPT2, GPT2_UNTIED, NEOX, NEOX_TIED, LLAMA, LLAMA_TIED = MODELS
+ATTENTION = "model.layers.0.self_attn"
+
+SHOWN_BY = {
+    # fault: (model, layout, sequence parallel, first finding, the tensor that is named)
+    "gradients not summed over dp": (GPT2, {"dp": 2}, False, "step 1 gradient norm", "model.embed_tokens.weight"),
+    "gradients averaged twice": (GPT2, {"dp": 2}, False, "step 1 gradient norm", "model.embed_tokens.weight"),
+    "one bucket never reduced": (NEOX, {"dp": 2}, False, "step 1 gradient norm", "model.layers.0."),
+    "norm counts replicas": (GPT2, {"tp": 2}, False, "step 1 gradient norm", "model."),
+    "norm not summed over tp": (GPT2, {"tp": 2}, False, "step 1 gradient norm", "model."),
+    "loss as mean of means": (GPT2, {"dp": 2}, False, "step 1 loss", "model."),
+    "only the last micro-batch learns": (NEOX, {"dp": 2}, False, "step 1 gradient norm", "model."),
+    "query heads read wrong key heads": (LLAMA, {"tp": 2}, False, "step 1 loss", "model."),
+    "wrong slice of q": (GPT2_UNTIED, {"tp": 2}, False, "step 1 loss", "model."),
+    "dropout by rank": (GPT2, {"dp": 2}, False, "step 1 loss", "model."),
+    "attention dropout by local head": (GPT2, {"tp": 5}, False, "step 1 loss", "model."),
+    "row-parallel sum missing": (NEOX, {"tp": 2}, False, "step 1 loss", "model."),
+    "input gradient not summed": (NEOX, {"tp": 2}, False, "step 1 gradient norm", "model."),
+    "norm gradients partial": (NEOX, {"tp": 2}, True, "step 1 gradient norm", "norm"),
+    "shared key heads not summed": (LLAMA, {"tp": 2}, False, "step 1 gradient norm", f"{ATTENTION}.k_proj.weight"),
+    "softmax over the local vocabulary": (NEOX, {"tp": 2}, False, "step 1 loss", "model."),
+    "bias added by every rank": (GPT2, {"tp": 2}, False, "step 2 loss", "model."),
+    "same samples on every data rank": (GPT2, {"dp": 2}, False, "step 1 loss", "model."),
+    "positions drawn by rank": (GPT2, {"tp": 2}, False, "step 1 loss", "model."),
+}
+
+
+def test_every_fault_has_a_case() -> None:
+    assert SHOWN_BY.keys() == FAULTS.keys()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
+    model, layout, sequence_parallel, first, tensor = SHOWN_BY[fault]
+    config = run_file(
+        model, layout=layout, tensor={"sequence_parallel": sequence_parallel}, train={"micro_batch_size": 2}
+    )
+    seen = ranks.run(config.layout.world_size, seen_by_rank, config, fault)
+    wrong = [
+        finding
+        for finding in compare(alone(model, False), seen, Tolerance.of("fp64"), config.optimizer.lr)
+        if not finding.agrees
+    ]
+    assert wrong[0].what == first
+    named = next(finding.detail for finding in wrong if finding.detail)
+    assert tensor in named
+    assert "ParamSpec(" in named
