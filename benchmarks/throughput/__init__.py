@@ -1,0 +1,1 @@
+"""Speed and memory of megalm beside plain PyTorch and megatron-core, on the same work."""

@@ -1,0 +1,56 @@
+"""One rank of one measurement, in a process of its own: ``python -m benchmarks.throughput.rank SIDE``.
+
+The runner sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun does, unless there is only one rank. The
+reading is the last line of stdout, as JSON.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.throughput.measure import Step, read_rank
+from benchmarks.throughput.workload import Workload
+
+
+def _build(side: str, workload: Workload, dp: int, tp: int) -> tuple[Step, int]:
+    """Import one side only: what another side imports must not count in the memory of this one."""
+    if side == "megalm":
+        from benchmarks.throughput import megalm_side
+
+        return megalm_side.build_step(workload, dp, tp)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    if side == "megatron-core":
+        from benchmarks.throughput import megatron_tp
+
+        return megatron_tp.build_step(workload)
+    from benchmarks.throughput import plain_torch
+
+    return plain_torch.build_step(workload, data_parallel=dp > 1)
+
+
+def main() -> None:
+    """Build the side, measure it, and print this rank's reading."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("side", choices=("megalm", "plain", "megatron-core"))
+    parser.add_argument("--dp", type=int, default=1)
+    parser.add_argument("--tp", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workload", type=json.loads, default={}, help="fields of Workload, as JSON")
+    arguments = parser.parse_args()
+    workload = Workload(**arguments.workload)
+    torch.set_num_threads(arguments.threads)
+    step, num_parameters = _build(arguments.side, workload, arguments.dp, arguments.tp)
+    torch.set_num_threads(arguments.threads)  # megalm chooses by itself: on a larger machine it would take more
+    reading = read_rank(step, num_parameters, workload)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    print(json.dumps(asdict(reading)))
+
+
+if __name__ == "__main__":
+    main()

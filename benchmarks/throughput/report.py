@@ -1,0 +1,90 @@
+"""What a run of the benchmark shows and keeps."""
+
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from benchmarks.throughput.claims import Claim, Measurement, medians, ratios
+from benchmarks.throughput.workload import Workload
+
+UNITS = {"tokens_per_s": "tokens/s", "tokens_per_cpu_s": "tokens/CPU-s", "peak_mib": "peak MiB a rank"}
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers depend on beside the code."""
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")), "unknown")
+    return {
+        "cpu": model,
+        "cores": sum(line.startswith("processor") for line in cpuinfo),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "megatron-core": version("megatron-core"),
+    }
+
+
+def verdicts(claim: Claim, measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Return, for each bound of the claim, the ratio of medians and whether the bound holds."""
+    found = ratios(measurements, claim.peer)
+    return [
+        {**asdict(bound), "measured": found[bound.quantity], "holds": bound.holds(found[bound.quantity])}
+        for bound in claim.bounds
+    ]
+
+
+def result(
+    workload: Workload, num_pairs: int, measured: Sequence[tuple[Claim, Sequence[Measurement]]]
+) -> dict[str, Any]:
+    """Return all that the results file holds."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": f"python -m benchmarks.throughput {' '.join(sys.argv[1:])}".strip(),
+        "machine": machine(),
+        "workload": {**asdict(workload), "num_parameters": workload.num_parameters},
+        "pairs": num_pairs,
+        "claims": [
+            {
+                "name": claim.name,
+                "layout": {"dp": claim.dp, "tp": claim.tp, "threads_per_rank": claim.threads},
+                "peer": claim.peer,
+                "medians": {side: medians(measurements, side) for side in ("megalm", claim.peer)},
+                "ratios": ratios(measurements, claim.peer),
+                "bounds": verdicts(claim, measurements),
+                "measurements": [asdict(each) for each in measurements],
+            }
+            for claim, measurements in measured
+        ],
+    }
+
+
+def table(measured: Sequence[tuple[Claim, Sequence[Measurement]]]) -> Table:
+    """Return the medians of every claim, their ratios, and which bounds hold."""
+    shown = Table(title="medians; a ratio is megalm over the peer")
+    for column in ("claim", "quantity", "megalm", "peer", "ratio", "bound", ""):
+        shown.add_column(column, justify="left" if column in ("claim", "quantity") else "right")
+    for claim, measurements in measured:
+        ours, theirs = medians(measurements, "megalm"), medians(measurements, claim.peer)
+        bounds = {bound.quantity: bound for bound in claim.bounds}
+        for number, (quantity, ratio) in enumerate(ratios(measurements, claim.peer).items()):
+            bound = bounds.get(quantity)
+            shown.add_row(
+                f"{claim.name} / {claim.peer}" if number == 0 else "",
+                UNITS[quantity],
+                f"{ours[quantity]:.1f}",
+                f"{theirs[quantity]:.1f}",
+                f"{ratio:.3f}",
+                "" if bound is None else f"{'<=' if bound.at_most else '>='} {bound.ratio}",
+                "" if bound is None else "holds" if bound.holds(ratio) else "FAILS",
+            )
+        shown.add_section()
+    return shown
