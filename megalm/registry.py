@@ -18,7 +18,7 @@ def lookup(key: str, name: str, builtins: Mapping[str, T]) -> T:
         key: the run-file key, for the message (``optimizer.name``).
 
     Raises:
-        UserError: no built-in has the name, or the module or the attribute is not there.
+        UserError: no built-in has the name, it is not of that form, or the module or the attribute is not there.
     """
     if ":" not in name:
         if name in builtins:
@@ -28,6 +28,8 @@ def lookup(key: str, name: str, builtins: Mapping[str, T]) -> T:
             f"{key}: {name!r} is not known{hint} Choose one of {', '.join(builtins)}, or give package.module:name."
         )
     module_name, _, attribute = name.partition(":")
+    if not all(word.isidentifier() for word in (*module_name.split("."), attribute)):
+        raise UserError(f"{key}: {name!r} cannot be imported; write it as package.module:name.")
     if str(Path.cwd()) not in sys.path:  # a user's module lies where the command is typed
         sys.path.insert(0, str(Path.cwd()))
     try:
