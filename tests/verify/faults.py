@@ -198,7 +198,6 @@ def _bias_on_every_rank() -> Any:
 
 def _same_samples_everywhere() -> Any:
     """Every data rank reads the first rank's samples."""
-    original = feed.Feed._share
 
     def share(self: feed.Feed, step: int, batch_size: int) -> MicroBatch:
         per_rank = batch_size // self._mesh.dp.size
@@ -207,7 +206,6 @@ def _same_samples_everywhere() -> Any:
             self._mesh.device,
         )
 
-    assert original
     return mock.patch.object(feed.Feed, "_share", share)
 
 

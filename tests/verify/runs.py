@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from megalm.ledger import Ledger
@@ -113,9 +112,9 @@ def seen_by_rank(context: RankContext, config: RunConfig, fault: str | None = No
 
 
 def ledger_of_rank(context: RankContext, config: RunConfig) -> Ledger:
-    """Return the account of one step; whole batches, so that all ranks hold the same."""
+    """Return the account of one step."""
     ledger = Ledger()
     mesh = Mesh.build(config.layout, ledger=ledger, timeout_s=30)
-    torch.set_num_threads(1)
+
     probe(config, mesh, 1)
     return ledger

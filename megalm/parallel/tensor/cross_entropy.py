@@ -12,14 +12,11 @@ from torch import Tensor, nn
 from megalm import collectives
 from megalm.batch import IGNORED
 from megalm.mesh import Axis
-from megalm.parallel.tensor.embedding import vocab_ranges
 from megalm.parallel.tensor.gradient import add_product
 from megalm.parallel.tensor.region import Region
+from megalm.parallel.tensor.vocab import CHUNK_TOKENS, vocab_ranges
 from megalm.param_spec import Init, ParamSpec, Split
 from megalm.parameters import new_parameter
-
-CHUNK_TOKENS = 512
-"""Logits of this many tokens live at a time; measured best on CPU (benchmarks/throughput/README.md)."""
 
 
 def chunk_losses(logits_tv: Tensor, local_labels: Tensor, ours: Tensor, axis: Axis) -> Tensor:
@@ -61,8 +58,8 @@ class _HeadLoss(torch.autograd.Function):
             loss += losses.masked_fill_(~valid[part], 0).sum()
             if dx is None:
                 continue
-            logits.mul_(valid[part].unsqueeze(-1) * scale)
-            logits.scatter_add_(-1, local[part].unsqueeze(-1), (ours[part] * -scale).to(logits.dtype).unsqueeze(-1))
+            logits.mul_(valid[part].to(loss.dtype).mul_(scale).unsqueeze(-1))
+            logits.scatter_add_(-1, local[part].unsqueeze(-1), ours[part].to(loss.dtype).mul_(-scale).unsqueeze(-1))
             gradient = logits.to(whole.dtype)
             torch.mm(gradient, weight, out=dx[part])
             if weight.requires_grad:

@@ -8,15 +8,9 @@ from torch import Tensor, nn
 from megalm.mesh import Axis
 from megalm.parallel.tensor.gradient import gradient_sum
 from megalm.parallel.tensor.region import Region, sum_to_rows
-from megalm.param_spec import Init, ParamSpec, Split, even_ranges
+from megalm.parallel.tensor.vocab import vocab_ranges
+from megalm.param_spec import Init, ParamSpec, Split
 from megalm.parameters import new_parameter
-
-_CUT_MULTIPLE = 64
-
-
-def vocab_ranges(vocab_size: int, parts: int) -> tuple[tuple[int, int], ...]:
-    """Cut the vocabulary; large ones at multiples of 64, which matrix units like. Nothing is padded."""
-    return even_ranges(vocab_size, parts, _CUT_MULTIPLE if vocab_size >= 64 * _CUT_MULTIPLE * parts else 1)
 
 
 class _Lookup(torch.autograd.Function):

@@ -1,0 +1,119 @@
+"""The collectives of one training step of a decoder in closed form: what the ledger will count, to the byte.
+
+Over tp, with activations of A bytes a micro-batch (tokens x hidden x bytes of the dtype), the all-reduce form makes two
+all-reduces of A a layer in the forward pass and two in the backward pass, one for the embedding and one for the head's
+input gradient. Under sequence parallelism each all-reduce is an all-gather and a reduce-scatter, which is the same
+volume, and each layer gathers its two inputs a second time in the backward pass instead of keeping them whole
+(Korthikanti et al. 2022, section 4.2.2).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from megalm.ledger import Entry, Kind
+from megalm.models.decoder_shape import DecoderShape
+from megalm.parallel.tensor.heads import HeadCut
+from megalm.parallel.tensor.vocab import CHUNK_TOKENS, vocab_ranges
+from megalm.param_spec import even_ranges
+
+BYTES = {"float32": 4, "float64": 8}
+
+
+def step_communication(
+    shape: DecoderShape,
+    *,
+    data_size: int,
+    tp_size: int,
+    tp_rank: int,
+    sequence_parallel: bool,
+    microbatch_tokens: Sequence[int],
+    dtype: str,
+) -> Counter[Entry]:
+    """Return how often a rank makes each collective in one step without evaluation.
+
+    Args:
+        shape: the model.
+        data_size: ranks that see other tokens, dp x cp.
+        tp_size: tensor-parallel ranks.
+        tp_rank: this rank's position among them; cuts may be uneven.
+        sequence_parallel: whether the rows between blocks are cut over tp.
+        microbatch_tokens: tokens of each of the rank's micro-batches, padding included.
+        dtype: of parameters, activations and gradient sums, ``float32`` or ``float64``.
+    """
+    entries: Counter[Entry] = Counter()
+    if tp_size > 1:
+        for tokens in microbatch_tokens:
+            cut = sequence_parallel
+            entries.update(_tensor_rows(shape, -(-tokens // tp_size) * tp_size if cut else tokens, cut, dtype))
+            entries.update(_head_chunks(tokens, dtype))
+        for elements in _partial_sums(shape, tp_size, sequence_parallel):
+            entries[Entry("all_reduce", "tp", dtype, elements * BYTES[dtype])] += 1
+        entries[Entry("all_reduce", "pp_tp", "float64", 8, scalar=True)] += 1
+    if data_size > 1:
+        for elements in local_parameters(shape, tp_size, tp_rank):
+            entries[Entry("all_reduce", "dp_cp", dtype, elements * BYTES[dtype])] += 1
+        entries[Entry("all_reduce", "dp_cp", "int64", 8, scalar=True)] += 1
+        entries[Entry("all_reduce", "dp_cp", "float64", 8, scalar=True)] += 1
+    return entries
+
+
+def _tensor_rows(shape: DecoderShape, rows: int, cut: bool, dtype: str) -> Counter[Entry]:
+    """Return the collectives of activations of one micro-batch."""
+    borders = 2 * shape.num_layers + 1  # two spans a layer; the embedding ends one, the head begins one
+    payload = rows * shape.hidden_size * BYTES[dtype]
+
+    def times(kind: Kind, count: int) -> Counter[Entry]:
+        return Counter({Entry(kind, "tp", dtype, payload): count})
+
+    if not cut:
+        return times("all_reduce", 2 * borders)
+    again = 2 * shape.num_layers  # layers gather their inputs again for the weight gradients
+    return times("all_gather", 2 * borders + again) + times("reduce_scatter", 2 * borders)
+
+
+def _head_chunks(tokens: int, dtype: str) -> Iterator[Entry]:
+    """Yield the two small sums of each chunk of logits: the maxima, then denominators and label logits."""
+    for first in range(0, tokens, CHUNK_TOKENS):
+        chunk = min(CHUNK_TOKENS, tokens - first) * BYTES[dtype]
+        yield Entry("all_reduce", "tp", dtype, chunk)
+        yield Entry("all_reduce", "tp", dtype, 2 * chunk)
+
+
+def _partial_sums(shape: DecoderShape, tp_size: int, sequence_parallel: bool) -> Iterator[int]:
+    """Yield the elements of each sum of gradients over tp, once a step."""
+    norm = shape.hidden_size * (1 if shape.rms_norm else 2)
+    key_width = shape.num_key_value_heads * shape.head_dim
+    cut = HeadCut.of(shape.num_heads, shape.num_key_value_heads, tp_size)
+    shared = any(below[1] > above[0] for below, above in zip(cut.key, cut.key[1:], strict=False))
+    for _ in range(shape.num_layers):
+        if sequence_parallel:
+            yield 2 * norm + shape.hidden_size * (shape.attention_bias + shape.mlp_bias)
+        if shared:
+            yield from [key_width * shape.hidden_size] * 2
+            yield from [key_width] * 2 if shape.attention_bias else []
+    if sequence_parallel:
+        yield norm
+        if shape.learned_positions:
+            yield shape.max_positions * shape.hidden_size
+
+
+def local_parameters(shape: DecoderShape, tp_size: int, tp_rank: int) -> list[int]:
+    """Return the trainable elements of each block that a rank holds: embedding, layers, head."""
+
+    def held(ranges: tuple[tuple[int, int], ...]) -> int:
+        start, stop = ranges[tp_rank]
+        return stop - start
+
+    hidden = shape.hidden_size
+    cut = HeadCut.of(shape.num_heads, shape.num_key_value_heads, tp_size)
+    query, key = held(cut.query) * shape.head_dim, held(cut.key) * shape.head_dim
+    inner = held(even_ranges(shape.intermediate_size, tp_size))
+    table = held(vocab_ranges(shape.vocab_size, tp_size)) * hidden
+    norm = hidden * (1 if shape.rms_norm else 2)
+    up = 2 * inner if shape.gated_mlp else inner
+    layer = hidden * (2 * query + 2 * key) + hidden * (up + inner) + 2 * norm
+    layer += query + 2 * key + hidden if shape.attention_bias else 0
+    layer += up + hidden if shape.mlp_bias else 0
+    positions = shape.max_positions * hidden if shape.learned_positions else 0
+    head = norm + (0 if shape.tied else table)
+    return [table + positions, *[layer] * shape.num_layers, head]
