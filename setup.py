@@ -35,6 +35,6 @@ setup(
         "mpi": ["mpi4py>=4.1", "mpich>=5.0"],
         "tensorboard": ["tensorboard>=2.21"],
         "wandb": ["wandb>=0.31"],
-        "dev": ["hypothesis>=6.170", "mypy>=2.4", "pytest>=9.2", "ruff>=0.17.6"],
+        "dev": ["hypothesis>=6.170", "mypy>=2.4", "pytest>=9.2", "ruff>=0.17.6", "transformers>=5.23"],
     },
 )
