@@ -1,16 +1,16 @@
 """The text of a run file: YAML 1.2 in, plain values out, and back.
 
-Plain values are what JSON has: mappings with text keys, lists, text, finite 64-bit numbers, true, false and null. A
-date stays the text it was written as.
+Plain values are what JSON has: mappings with text keys, lists, text of one line, finite 64-bit numbers, true, false and
+null. A date stays the text it was written as.
 """
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import StringIO
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
@@ -18,8 +18,6 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.representer import SafeRepresenter
 
 from megalm.errors import UserError
-
-Plain = Mapping[str, "Plain"] | Sequence["Plain"] | str | int | float | bool | None
 
 DEEPEST = 16
 MOST_VALUES = 100_000
@@ -115,40 +113,37 @@ def _refuse_what_is_not_plain(tree: Any, source: str) -> None:
     """Raise UserError, naming the dotted key, at the first value that is not plain."""
     waiting: list[tuple[Any, tuple[str, ...]]] = [(tree, ())]
     seen = 0
-
     while waiting:
         value, key = waiting.pop()
         seen += 1
-        where = ".".join(key) or source
-
-        def refuse(what: str, where: str = where) -> NoReturn:
-            raise UserError(f"{where} {what}.")
-
-        if len(key) > DEEPEST:
-            refuse(f"is nested more than {DEEPEST} levels deep")
         if seen > MOST_VALUES:
             raise UserError(f"{source} holds more than {MOST_VALUES} values; a run file is shorter.")
-        if isinstance(value, str):
-            if len(value) > LONGEST_TEXT:
-                refuse(f"is text of more than {LONGEST_TEXT} letters")
-            if not value.isprintable() and any(ord(letter) < 32 and letter not in "\n\t" for letter in value):
-                refuse("holds a control character")
-            if any(0xD800 <= ord(letter) < 0xE000 for letter in value):
-                refuse("holds half a surrogate pair, which is no text")
-        elif isinstance(value, bool) or value is None:
-            continue
-        elif isinstance(value, int):
-            if abs(value) > LARGEST:
-                refuse("is a number beyond 64 bits")
-        elif isinstance(value, float):
-            if not math.isfinite(value):
-                refuse("must be a finite number")
-        elif isinstance(value, dict):
-            for name, below in value.items():
-                if not isinstance(name, str) or not name.isprintable() or len(name) > LONGEST_KEY:
-                    refuse(f"has the key {repr(name)[:LONGEST_KEY]}, which is no name; quote it or take it out")
-                waiting.append((below, (*key, name)))
-        elif isinstance(value, list):
-            waiting.extend((below, (*key, str(position))) for position, below in enumerate(value))
-        else:
-            refuse(f"is a YAML {type(value).__name__}, which no key takes")
+        fault = _fault(value) if len(key) <= DEEPEST else f"is nested more than {DEEPEST} levels deep"
+        if fault is not None:
+            raise UserError(f"{'.'.join(key) or source} {fault}.")
+        below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        waiting.extend((entry, (*key, str(name))) for name, entry in below)
+
+
+def _fault(value: Any) -> str | None:
+    """Return what makes a value no plain one, or None; what lies below it is not looked at."""
+    match value:
+        case None | bool() | list():
+            return None
+        case str() if len(value) > LONGEST_TEXT:
+            return f"is text of more than {LONGEST_TEXT} letters"
+        case str():
+            return None if value.isprintable() else "holds a character that cannot be printed"
+        case int():
+            return None if abs(value) <= LARGEST else "is a number beyond 64 bits"
+        case float():
+            return None if math.isfinite(value) else "must be a finite number"
+        case dict():
+            odd = [name for name in value if not _is_name(name)]
+            return f"has the key {repr(odd[0])[:LONGEST_KEY]}, which is no name; take it out" if odd else None
+        case _:
+            return f"is a YAML {type(value).__name__}, which no key takes"
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str) and key.isprintable() and len(key) <= LONGEST_KEY
