@@ -10,6 +10,7 @@ from megalm import rng
 from megalm.batch import IGNORED, MicroBatch
 from megalm.data.loader import Rows, TrainingData
 from megalm.mesh import Mesh
+from megalm.optim.optimizer import Optimizer
 from megalm.param_spec import ParamSpec
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
@@ -68,13 +69,26 @@ def probe(config: RunConfig, mesh: Mesh, steps: int) -> Probe:
     state = build_state(config, mesh)
     feed = Feed(config, mesh, source, thinned(objective_of(config)))
     seen = Probe(mesh.rank)
+    state.optimizer = _Recorded(state.optimizer, lambda: _hold_gradients(seen, state))
     state.model.train()
     for step in range(steps):
         report = train_step(state, feed.training_step(step))
         seen.losses.append(report.loss)
         seen.grad_norms.append(report.grad_norm)
-        _record(seen, state, report.step)
+        _hold_values(seen, state)
     return seen
+
+
+class _Recorded(Optimizer):
+    """A run's optimizer that shows the complete gradients just before it clips them."""
+
+    def __init__(self, inner: Optimizer, record: Callable[[], None]) -> None:
+        vars(self).update(vars(inner))
+        self._record = record
+
+    def clip(self) -> float:
+        self._record()
+        return super().clip()
 
 
 def thinned(objective: Callable[..., MicroBatch]) -> Callable[..., MicroBatch]:
@@ -90,15 +104,17 @@ def thinned(objective: Callable[..., MicroBatch]) -> Callable[..., MicroBatch]:
     return drop
 
 
-def _record(seen: Probe, state: TrainingState, step: int) -> None:
-    positions = model_positions(state.mesh)
+def _hold(seen: Probe, state: TrainingState, moment: str, spec: ParamSpec, tensor: Tensor) -> None:
+    offsets = tuple(part.start for part in spec.local_slices(model_positions(state.mesh)))
+    seen.held.append(Held(moment, spec, offsets, tensor.detach().cpu().clone()))
 
-    def hold(what: str, spec: ParamSpec, tensor: Tensor) -> None:
-        offsets = tuple(part.start for part in spec.local_slices(positions))
-        seen.held.append(Held(f"step {step} {what}", spec, offsets, tensor.detach().cpu().clone()))
 
+def _hold_gradients(seen: Probe, state: TrainingState) -> None:
     for bucket in state.buckets:
         for slot in bucket.slots:
-            hold("gradient", slot.spec, slot.view(bucket.gradients))
+            _hold(seen, state, f"step {state.step + 1} gradient", slot.spec, slot.view(bucket.gradients))
+
+
+def _hold_values(seen: Probe, state: TrainingState) -> None:
     for parameter in state.model.parameters():
-        hold("value", spec_of(parameter), parameter)
+        _hold(seen, state, f"step {state.step} value", spec_of(parameter), parameter)

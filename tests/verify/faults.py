@@ -157,9 +157,17 @@ def _row_sum_missing() -> Any:
 
 def _input_gradient_not_summed() -> Any:
     """Column-parallel layers do not sum the gradient of their input."""
-    return mock.patch.object(
-        Region, "sum_to_rows_async", lambda self, partial: (self.local_rows(partial), collectives.Done())
-    )
+    summed_async = Region.sum_to_rows_async
+
+    def summed(self: Region, partial: Tensor) -> Tensor:
+        rows, work = summed_async(self, partial)
+        work.wait()
+        return rows
+
+    def unsummed(self: Region, partial: Tensor) -> tuple[Tensor, collectives.Handle]:
+        return self.local_rows(partial), collectives.Done()
+
+    return mock.patch.multiple(Region, sum_to_rows=summed, sum_to_rows_async=unsummed)
 
 
 def _norm_gradients_not_summed() -> Any:
@@ -191,7 +199,8 @@ def _bias_on_every_rank() -> Any:
     original = linear._RowProduct.forward
 
     def forward(ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return original(ctx, x, region, weight, None if bias is None else bias * region.axis.size)
+        rows = original(ctx, x, region, weight, bias)
+        return rows if bias is None else rows.add_(bias, alpha=region.axis.size - 1)
 
     return mock.patch.object(linear._RowProduct, "forward", staticmethod(forward))
 
