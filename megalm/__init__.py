@@ -4,6 +4,16 @@ The public names are loaded when they are first used, so that ``import megalm`` 
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megalm import layers
+    from megalm.layout import Layout
+    from megalm.mesh import Axis, Mesh
+    from megalm.run_config import RunConfig
+    from megalm.training.build import build_model
+    from megalm.training.loop import train
+    from megalm.verify.command import verify
 
 __version__ = "0.1.0"
 
@@ -27,7 +37,9 @@ def __getattr__(name: str) -> object:
     home = dict(_HOMES).get(name)
     if home is None:
         raise AttributeError(f"module 'megalm' has no attribute {name!r}")
-    return getattr(import_module(home), name)
+    found: object = getattr(import_module(home), name)
+    globals()[name] = found  # the import of megalm.verify.command leaves the folder under the name of the function
+    return found
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ FLOORS = (
     ("parallel", "data", "checkpoint"),
     ("models", "objectives", "optim", "layers"),
     ("run_config",),
-    ("launcher",),
+    ("launcher", "plan"),
     ("training",),
     ("verify",),
     ("",),
@@ -29,6 +29,7 @@ STRANGERS = ("parallel.tensor", "parallel.pipeline", "parallel.data", "data", "c
 PAPER = (
     *("megalm", "megalm.errors", "megalm.section", "megalm.registry", "megalm.layout", "megalm.param_spec"),
     *("megalm.ledger", "megalm.run_config", "megalm.models.presets", "megalm.models.counts"),
+    "megalm.plan.communication",
 )
 """What the planner reads: none of it, nor anything that it imports, imports torch."""
 
