@@ -73,6 +73,11 @@ def test_the_reference_of_the_run_file_is_current() -> None:
     assert (ROOT / "docs" / "run-file.md").read_text() == run_file_reference() + "\n", "run: make docs"
 
 
+def test_the_example_of_the_api_page_runs() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python-api.md").read_text(), re.DOTALL)
+    exec(compile(example, "docs/python-api.md", "exec"), {"__name__": "example"})
+
+
 def test_the_map_names_every_folder_of_the_package() -> None:
     shown = (ROOT / "ARCHITECTURE.md").read_text()
     folders = {path.parent.relative_to(ROOT / "megalm").parts[0] for path in (ROOT / "megalm").glob("*/__init__.py")}
