@@ -1,10 +1,10 @@
 """A complete checkpoint that was found intact."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,6 +13,8 @@ from megalm.checkpoint.manifest import FACTS, Damaged, Manifest, check_file, rea
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.piece import Piece
 from megalm.checkpoint.tensor_index import TensorIndex, read_tensor_index
+
+T = TypeVar("T")
 
 
 class Checkpoint:
@@ -58,25 +60,35 @@ def open_intact(folder: Path, peers: Peers) -> Checkpoint:
     Raises:
         Damaged: it is not complete or not intact; on all ranks.
     """
-    found: list[tuple[Manifest, dict[str, Any], TensorIndex]] = []
+    manifest = _agreed(lambda: _check_share(folder, peers), peers)
+    index = _agreed(lambda: read_tensor_index(folder, manifest.files), peers)
+    facts = _agreed(lambda: _read_facts(folder), peers)
+    return Checkpoint(folder, manifest.step, facts, index, peers)
+
+
+def _agreed(work: Callable[[], T], peers: Peers) -> T:
+    """Return this rank's result of ``work``; raise Damaged on all ranks if one rank did."""
+    results: list[T] = []
 
     def problem() -> str | None:
         try:
-            manifest = read_manifest(folder)
-            mine = sorted(manifest.files)[peers.rank :: peers.size]
-            with ThreadPoolExecutor(THREADS) as threads:
-                list(threads.map(lambda name: check_file(folder / name, manifest.files[name]), mine))
-            index = read_tensor_index(folder, manifest.files)
-            found.append((manifest, _read_facts(folder), index))
+            results.append(work())
         except Damaged as damage:
             return str(damage)
         return None
 
-    problems = [answer for answer in peers.together(problem) if answer is not None]
-    if problems:
-        raise Damaged(problems[0])
-    manifest, facts, index = found[0]
-    return Checkpoint(folder, manifest.step, facts, index, peers)
+    for found in peers.together(problem):
+        if found is not None:
+            raise Damaged(found)
+    return results[0]
+
+
+def _check_share(folder: Path, peers: Peers) -> Manifest:
+    manifest = read_manifest(folder)
+    mine = sorted(manifest.files)[peers.rank :: peers.size]
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(lambda name: check_file(folder / name, manifest.files[name]), mine))
+    return manifest
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

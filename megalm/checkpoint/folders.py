@@ -49,7 +49,7 @@ class Folders:
         self.directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.iterdir():
             if _LEFTOVER.fullmatch(path.name):
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # what cannot go now is tried again at the next save
         folder = self._named("saving", step)
         folder.mkdir()
         return folder

@@ -52,7 +52,7 @@ class Save:
         pieces = {name: piece.without_empty_parts() for name, piece in pieces.items()}
 
         def offer() -> tuple[str, Description]:
-            self._facts = json.dumps(facts, indent=1) + "\n"
+            self._facts = json.dumps(dict(facts), indent=1) + "\n"
             with self._told():
                 return (self._folders.begin(self._step).name if self._peers.first else ""), describe(pieces)
 

@@ -12,7 +12,7 @@ from typing import Any
 from megalm.checkpoint.background import Background
 from megalm.checkpoint.checkpoint import Checkpoint, open_intact
 from megalm.checkpoint.folders import Folders
-from megalm.checkpoint.manifest import Damaged, is_marked
+from megalm.checkpoint.manifest import MANIFEST, Damaged, is_marked
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.piece import Piece
 from megalm.checkpoint.save import Save
@@ -157,8 +157,6 @@ def open_checkpoint(path: Path, world: Axis, *, timeout_s: float = TIMEOUT_S) ->
     try:
         return open_intact(path, Peers(world, timeout_s))
     except Damaged as damage:
-        if not path.is_dir():
-            raise UserError(
-                f"there is no checkpoint {path}; give a folder like RUN_DIR/checkpoints/step-00000100."
-            ) from None
+        if not (is_marked(path) or (path / MANIFEST).exists()):
+            raise UserError(f"{path} is no checkpoint; give a folder like RUN_DIR/checkpoints/step-00000100.") from None
         raise UserError(f"checkpoint {path} is refused: {damage}; choose another one.") from None

@@ -64,11 +64,14 @@ def read_tensor_index(folder: Path, files: Collection[str]) -> TensorIndex:
     """
     try:
         with (folder / TENSOR_INDEX).open("rb") as file:
-            index = _TensorIndexUnpickler(file).load()
+            return _checked(_TensorIndexUnpickler(file).load(), files)
     except Damaged:
         raise
     except Exception as error:  # broken pickles raise whatever the broken place leads to
         raise Damaged(f"{TENSOR_INDEX} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _checked(index: Any, files: Collection[str]) -> TensorIndex:
     if not (isinstance(index, Metadata) and isinstance(index.storage_data, dict)):
         raise Damaged(f"{TENSOR_INDEX} is no index of tensors")
     places: dict[MetadataIndex, _StorageInfo] = index.storage_data
