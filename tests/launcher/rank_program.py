@@ -4,6 +4,7 @@ It leaves its process id and its environment in FOLDER and then behaves as told.
 of the rest, ``rank_program start N FOLDER BEHAVIOUR`` is the launcher.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -50,6 +51,12 @@ def stubborn(rank: int, folder: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ready(rank, folder)
     return sleep(rank, folder)
+
+
+def deaf(rank: int, folder: Path) -> int:
+    ready(rank, folder)
+    ctypes.PyDLL(None).sleep(int(FOREVER_S))  # native code that keeps the interpreter's lock: no other thread runs
+    return 0
 
 
 def stubborn_neighbour(rank: int, folder: Path) -> int:
@@ -117,6 +124,7 @@ BEHAVIOURS = (
     preempted,
     fail_with_3,
     stubborn,
+    deaf,
     stubborn_neighbour,
     all_refuse,
     one_refuses_and_its_neighbour_crashes,

@@ -134,9 +134,11 @@ def test_kill_9_of_a_rank_ends_the_run_with_code_1(folder: Path) -> None:
     assert f"rank 2 (process {pids[2]}) was ended by SIGKILL" in err
 
 
-def test_kill_9_of_the_launcher_ends_all_ranks(folder: Path) -> None:
-    launcher = Launcher(folder, "stubborn", 3)
+@pytest.mark.parametrize("behaviour", ["stubborn", "deaf"])
+def test_kill_9_of_the_launcher_ends_all_ranks(folder: Path, behaviour: str) -> None:
+    launcher = Launcher(folder, behaviour, 3)
     pids = launcher.ranks()
+    launcher.wait_until_ready()
     launcher.process.kill()
     assert_gone(pids, time.monotonic())
     launcher.end()
