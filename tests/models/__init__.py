@@ -1,0 +1,1 @@
+"""Tests of the decoder families, their sizes and their counts."""

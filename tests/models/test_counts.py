@@ -1,0 +1,138 @@
+"""Oracle: the built model itself, the published sizes, and torch's FlopCounterMode."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from megalm.batch import MicroBatch
+from megalm.mesh import Axis, Mesh
+from megalm.models.config import ModelConfig
+from megalm.models.counts import forward_flops_per_token, num_parameters, training_flops_per_token
+from megalm.models.decoder import build_decoder
+from megalm.models.decoder_shape import DecoderShape
+from megalm.models.presets import PRESETS
+from megalm.parallel.pipeline.stage import Stage
+from megalm.run_config import RunConfig
+from megalm.training.build import build_model
+from megalm.validation import validate
+
+PUBLISHED = {
+    "gpt2-124m": 124_439_808,
+    "gpt2-355m": 354_823_168,
+    "gpt2-774m": 774_030_080,
+    "gpt2-1.5b": 1_557_611_200,
+    "pythia-70m": 70_426_624,
+    "pythia-160m": 162_322_944,
+    "pythia-410m": 405_334_016,
+    "pythia-1.4b": 1_414_647_808,
+    "gpt-neox-20b": 20_554_567_680,
+    "llama-1b": 1_235_814_400,
+    "llama3-8b": 8_030_261_248,
+    "llama3-70b": 70_553_706_496,
+    "llama2-7b": 6_738_415_616,
+    "llama2-13b": 13_015_864_320,
+}
+ROUNDED = {"gpt3-6.7b": 6.7e9, "gpt3-13b": 13.0e9, "gpt3-175b": 175.0e9}
+"""Brown et al. 2020, table 2.1, give these with two or three digits."""
+
+SMALL: dict[str, dict[str, Any]] = {
+    "gpt2": {"family": "gpt2"},
+    "gpt2 untied": {"family": "gpt2", "tie_word_embeddings": False, "intermediate_size": 37},
+    "gpt_neox": {"family": "gpt_neox"},
+    "gpt_neox tied, without attention bias": {
+        "family": "gpt_neox",
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+    },
+    "llama": {"family": "llama"},
+    "llama grouped, with biases": {
+        "family": "llama",
+        "num_key_value_heads": 2,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "llama with its own head size": {"family": "llama", "head_dim": 10, "num_key_value_heads": 1},
+}
+
+
+SIZES = {
+    "num_hidden_layers": 3,
+    "hidden_size": 24,
+    "num_attention_heads": 4,
+    "vocab_size": 61,
+    "max_position_embeddings": 16,
+}
+
+
+def on_cpu(fields: dict[str, Any]) -> nn.Module:
+    tree = {"model": fields, "data": {"train": [{"path": "not read"}]}, "train": {"seq_length": 16}}
+    return build_model(validate(RunConfig, tree), Mesh.alone())
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_counts_what_its_model_holds(preset: str) -> None:
+    """On the meta device, where no parameter takes memory."""
+    config = ModelConfig.model_validate({"preset": preset})
+    model = build_decoder(config, Axis.alone("tp"), sequence_parallel=False)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert num_parameters(DecoderShape.of(config)) == count(model)
+
+
+@pytest.mark.parametrize("fields", SMALL.values(), ids=SMALL)
+def test_each_shape_counts_what_its_model_holds(fields: dict[str, Any]) -> None:
+    model = on_cpu({**SIZES, **fields})
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    assert num_parameters(DecoderShape.of(ModelConfig.model_validate({**SIZES, **fields}))) == count(model)
+
+
+@pytest.mark.parametrize(("preset", "parameters"), PUBLISHED.items())
+def test_published_sizes(preset: str, parameters: int) -> None:
+    assert num_parameters(DecoderShape.of(ModelConfig.model_validate({"preset": preset}))) == parameters
+
+
+@pytest.mark.parametrize(("preset", "parameters"), ROUNDED.items())
+def test_published_sizes_that_are_rounded(preset: str, parameters: float) -> None:
+    assert num_parameters(DecoderShape.of(ModelConfig.model_validate({"preset": preset}))) == pytest.approx(
+        parameters, rel=0.015
+    )
+
+
+def test_every_preset_is_judged_by_its_publication() -> None:
+    assert PRESETS.keys() == PUBLISHED.keys() | ROUNDED.keys()
+
+
+def addmm_flops(into: list[int], left: list[int], right: list[int], **_: object) -> int:
+    return 2 * left[0] * left[1] * right[1]
+
+
+@pytest.mark.parametrize("fields", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize("learns", [False, True])
+def test_flops_are_those_of_the_products(fields: dict[str, Any], learns: bool) -> None:
+    """torch counts the operators that it dispatches and has a formula for, and two of ours have none in torch 2.13.
+
+    The CPU's fused attention would count 0, so attention takes the math backend here: two batched products over the
+    whole square, without the causal half, which is what the closed form says. The in-place addmm_ gets the formula of
+    addmm.
+    """
+    model = on_cpu({**SIZES, **fields})
+    tokens = torch.arange(26).view(2, 13)
+    batch = MicroBatch(tokens, tokens, torch.arange(13).expand(2, 13), tokens, loss_scale=1 / 26)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
+    with sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(learns), counter:
+        stage = Stage(model.blocks())  # type: ignore[operator]
+        stage.forward(0, batch)
+        if learns:
+            stage.backward(0, None)
+    per_token = training_flops_per_token if learns else forward_flops_per_token
+    assert counter.get_total_flops() == 26 * per_token(
+        DecoderShape.of(ModelConfig.model_validate({**SIZES, **fields})), 13
+    )
