@@ -106,8 +106,4 @@ class RunConfig(Section):
             found.append(
                 f"train.stop_after={self.train.stop_after} has no effect: the run ends at step {self.train.steps}."
             )
-        if self.train.eval_every > self.train.steps:
-            found.append(
-                f"train.eval_every={self.train.eval_every} is beyond the last step; evaluation is after it only."
-            )
         return found

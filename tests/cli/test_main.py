@@ -35,7 +35,7 @@ def run_file(tmp_path: Path) -> str:
     path.write_text(
         "model: {family: gpt2, num_hidden_layers: 1, hidden_size: 8, num_attention_heads: 2, vocab_size: 300}\n"
         "data: {train: [{path: data/small}]}\n"
-        "train: {steps: 10, eval_every: 0}\n"
+        "train: {steps: 10}\n"
     )
     return str(path)
 
