@@ -65,7 +65,7 @@ def prepare(
             output,
             vocab_size,
             tokenizer,
-            workers=workers or len(os.sched_getaffinity(0)),
+            workers=_cores() if workers is None else workers,
             validation=validation,
             min_chars=min_chars,
             stop_words=stop_words,
@@ -81,3 +81,8 @@ def prepare(
     console = Console()
     console.print(report.table())
     console.print(f"{output} is ready; name it in data.train[].path", markup=False, soft_wrap=True)
+
+
+def _cores() -> int:
+    """Return the cores that this process may use; where the system does not say, those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

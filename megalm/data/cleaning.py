@@ -14,12 +14,12 @@ WORD = re.compile(r"\w+")
 class Reason(StrEnum):
     """Why a document was dropped; the first that applies counts, in this order."""
 
-    ENCODING = "not UTF-8"
+    ENCODING = "not_utf8"
     EMPTY = "empty"
-    TOO_SHORT = "too short"
-    STOP_WORD = "stop word"
-    EXACT_DUPLICATE = "exact duplicate"
-    NEAR_DUPLICATE = "near duplicate"
+    TOO_SHORT = "too_short"
+    STOP_WORD = "stop_word"
+    EXACT_DUPLICATE = "exact_duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,12 @@ class FateJob:
         kept = np.flatnonzero(fates == Fate.TRAIN)
         fates[kept[held_out(digests_db[kept], self.validation)]] = Fate.VALIDATION
         with whole_file(self.target) as stream:
-            np.save(stream, fates)
+            stream.write(fates.tobytes())
 
 
 def read_fates(path: Path, sizes: list[int]) -> list[NDArray[np.uint8]]:
     """Return the fates shard by shard; ``sizes`` are the numbers of texts of the shards."""
-    return np.split(np.load(path), np.cumsum(sizes)[:-1])
+    return np.split(np.fromfile(path, np.uint8), np.cumsum(sizes)[:-1])
 
 
 def fraction(digests_db: NDArray[np.uint8], word: int) -> NDArray[np.float64]:

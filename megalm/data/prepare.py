@@ -6,6 +6,7 @@ duplicates and on the split over all shards, learn the tokenizer, encode each sh
 done. The output is the same, byte for byte, for any number of workers, any shard size and any interruptions.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -116,10 +117,14 @@ def _alone_in(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{directory} is being prepared by another process; wait for it or end it.") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
+                raise
         yield
-    except BlockingIOError as error:
-        raise UserError(f"{directory} is being prepared by another process; wait for it or end it.") from error
     finally:
         os.close(descriptor)
 

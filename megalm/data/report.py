@@ -41,7 +41,7 @@ class Report:
 
     def sentence(self) -> str:
         """Return in one clause what was dropped."""
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count)
+        reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in self.dropped.items() if count)
         return f"of {self.read} read, {reasons}" if reasons else f"{self.read} read"
 
     def to_json(self) -> str:
@@ -63,7 +63,9 @@ class Report:
             title_justify="left",
         )
         for reason, count in self.dropped.items():
-            table.add_row(f"dropped: {reason}", str(count), escape("".join(self.examples[reason][:1])))
+            table.add_row(
+                f"dropped: {reason.replace('_', ' ')}", str(count), escape("".join(self.examples[reason][:1]))
+            )
         table.add_row("changed to Unicode NFC", str(self.normalized), "")
         table.add_row("kept for training", str(self.train_documents), f"{self.train_tokens} tokens")
         table.add_row("kept for validation", str(self.validation_documents), f"{self.validation_tokens} tokens")

@@ -48,7 +48,7 @@ class Steps:
                 report.drop(reason, name)
         if not any(shard.names for shard in cleaned):
             raise UserError(f"No document is left after cleaning: {report.sentence()}.")
-        fates_path = self.work / "fates.npy"
+        fates_path = self.work / "fates.bin"
         fate_job = FateJob(paths, self.options.near_duplicates, self.options.validation, fates_path)
         self._do("looking for duplicates", [fate_job])
         fates = read_fates(fates_path, [len(shard.names) for shard in cleaned])

@@ -50,12 +50,13 @@ def test_the_estimate_has_no_bias() -> None:
     assert abs(float(np.mean(errors))) < 4 * 0.046 / len(errors) ** 0.5
 
 
-def test_blocks_do_not_change_a_signature(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = " ".join(words(BLOCK // 2, 1))
-    assert len(text) > 2 * BLOCK
-    in_blocks = signature(text)
-    monkeypatch.setattr("megalm.data.duplicates.BLOCK", len(text))
-    assert (in_blocks == signature(text)).all()
+@pytest.mark.parametrize("block", [1, 5, 64])
+def test_blocks_do_not_change_a_signature(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    text = " ".join(words(30, 1))
+    assert len(text) < BLOCK
+    whole = signature(text)
+    monkeypatch.setattr("megalm.data.duplicates.BLOCK", block)
+    assert (signature(text) == whole).all()
 
 
 def test_case_space_and_short_texts() -> None:
@@ -83,6 +84,18 @@ def test_near_duplicates_are_those_above_the_threshold() -> None:
         if similarity < 0.8:
             kept.append(index)
     assert 8 < len(kept) < len(texts)
+
+
+def test_a_dropped_document_drops_no_other() -> None:
+    first = words(400, 0)
+    second = [*first[:-30], *words(30, 1)]
+    third = [*words(30, 2), *second[30:]]
+    texts = [" ".join(text) for text in (first, second, third)]
+    assert jaccard(texts[0], texts[1]) > 0.84
+    assert jaccard(texts[1], texts[2]) > 0.84
+    assert jaccard(texts[0], texts[2]) < 0.76
+    assert near_duplicates(signatures(texts), 0.8).tolist() == [0, 0, 2]
+    assert near_duplicates(signatures(texts[:2]), 0.8).tolist() == [0, 0]
 
 
 def test_no_documents() -> None:

@@ -46,7 +46,7 @@ def start() -> Iterator[Start]:
     for process in started:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.communicate(timeout=60)
 
 
 def wait_for(condition: Iterator[object]) -> None:
@@ -80,17 +80,17 @@ def test_killed_in_every_step_it_goes_on_and_ends_the_same(source: Path, tmp_pat
     whole = tmp_path / "whole"
     prepare([str(source)], whole, 500, validation=0.2)
     kept: dict[Path, int] = {}
-    for pattern, count in (("clean-*.npz", 3), ("fates.npy", 1), ("tokens-*-train.idx", 10)):
+    for pattern, count in (("clean-*.npz", 3), ("fates.bin", 1), ("tokens-*-train.idx", 10)):
         process = start(PREPARE, source, output)
         wait_for(exists(output / ".prepare", pattern, count))
         process.kill()
-        process.communicate()
+        process.communicate(timeout=60)
         wait_for(group_is_gone(process.pid))
         assert not (output / "meta.json").exists()
         assert {path: path.stat().st_mtime_ns for path in kept} == kept, "a finished shard was done again"
-        kept |= {path: path.stat().st_mtime_ns for path in (output / ".prepare").glob("*.np[yz]")}
+        kept |= {path: path.stat().st_mtime_ns for path in (output / ".prepare").glob("clean-*.npz")}
     process = start(PREPARE, source, output)
-    _, messages = process.communicate()
+    _, messages = process.communicate(timeout=60)
     assert process.returncode == 0, messages
     assert "done before" in messages
     assert files_of(output) == files_of(whole)

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from megalm.data.config import DataConfig
 from megalm.data.files import whole_file
 from megalm.data.indexed import IndexedTokens
 from megalm.data.loader import TrainingData, ValidationData
+from megalm.data.meta import read_meta
 from megalm.data.options import Options
 from megalm.data.prepare import prepare
 from megalm.errors import UserError
@@ -50,7 +51,7 @@ def test_every_document_has_the_fate_it_was_made_for(tmp_path: Path) -> None:
         "02 latin": b"caf\xe9 " + TEXTS[2].encode(),
         "03 empty": b"",
         "04 blank": b" \n ",
-        "05 short": b"too short",
+        "05 short": b"too_short",
         "06 stop": b"a long enough text with a Forbidden word in it",
         "07 exact": TEXTS[0].encode(),
         "08 near": near.encode(),
@@ -65,16 +66,16 @@ def test_every_document_has_the_fate_it_was_made_for(tmp_path: Path) -> None:
     (tmp_path / "stop.txt").write_text("forbidden\n")
     report = prepare([str(folder), str(lines)], tmp_path / "out", 300, stop_words=tmp_path / "stop.txt", validation=0.0)
     assert report.dropped == {
-        "not UTF-8": 2,
+        "not_utf8": 2,
         "empty": 2,
-        "too short": 1,
-        "stop word": 1,
-        "exact duplicate": 2,
-        "near duplicate": 1,
+        "too_short": 1,
+        "stop_word": 1,
+        "exact_duplicate": 2,
+        "near_duplicate": 1,
     }
     assert (report.read, report.normalized, report.train_documents, report.validation_documents) == (13, 1, 4, 0)
-    assert report.examples["near duplicate"] == [str(folder / "08 near")]
-    assert report.examples["exact duplicate"] == [str(folder / "07 exact"), f"{lines} (byte {len(surrogate)})"]
+    assert report.examples["near_duplicate"] == [str(folder / "08 near")]
+    assert report.examples["exact_duplicate"] == [str(folder / "07 exact"), f"{lines} (byte {len(surrogate)})"]
     assert texts_of(tmp_path / "out", "train") == [TEXTS[0], TEXTS[1], f"\u00e9t\u00e9 {TEXTS[3]}", TEXTS[4]]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["dropped"] == report.dropped
 
@@ -82,9 +83,9 @@ def test_every_document_has_the_fate_it_was_made_for(tmp_path: Path) -> None:
 def test_near_duplicates_can_be_kept(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "x.jsonl", [TEXTS[0], TEXTS[0] + " more", TEXTS[0]])
     report = prepare([str(source)], tmp_path / "out", 300, near_duplicates=0.0)
-    assert (report.dropped["near duplicate"], report.dropped["exact duplicate"]) == (0, 1)
+    assert (report.dropped["near_duplicate"], report.dropped["exact_duplicate"]) == (0, 1)
     report = prepare([str(source)], tmp_path / "out2", 300)
-    assert (report.dropped["near duplicate"], report.dropped["exact duplicate"]) == (1, 1)
+    assert (report.dropped["near_duplicate"], report.dropped["exact_duplicate"]) == (1, 1)
 
 
 def test_the_splits_hold_all_texts_and_meta_says_so(source: Path, tmp_path: Path) -> None:
@@ -217,26 +218,61 @@ def test_a_bad_line_is_named_from_a_worker_too(tmp_path: Path, workers: int) -> 
         prepare([str(source)], tmp_path / "out", 300, workers=workers, shard_bytes=2000)
 
 
-def test_a_full_disk_is_one_sentence_and_the_work_goes_on(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def disk_full_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the n-th file that is written from now on find the disk full."""
     sync = os.fsync
-    calls = []
 
-    def full(descriptor: int) -> None:
-        calls.append(descriptor)
-        if len(calls) == 9:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        sync(descriptor)
+    def arm(number: int) -> None:
+        written: list[int] = []
 
+        def full(descriptor: int) -> None:
+            written.append(descriptor)
+            if len(written) == number:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            sync(descriptor)
+
+        monkeypatch.setattr("megalm.data.files.os.fsync", full)
+
+    return arm
+
+
+def test_a_full_disk_is_one_sentence_and_the_work_goes_on(
+    source: Path, tmp_path: Path, disk_full_at: Callable[[int], None]
+) -> None:
+    output = tmp_path / "out"
     prepare([str(source)], tmp_path / "whole", 300, shard_bytes=4000)
-    monkeypatch.setattr("megalm.data.files.os.fsync", full)
+    disk_full_at(9)
     with pytest.raises(UserError, match="out: the disk is full; free some space and run the same command to go on"):
-        prepare([str(source)], tmp_path / "out", 300, shard_bytes=4000)
-    assert not (tmp_path / "out" / "meta.json").exists()
-    assert not [path for path in (tmp_path / "out" / ".prepare").iterdir() if "partial" in path.name]
-    prepare([str(source)], tmp_path / "out", 300, shard_bytes=4000)
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+        prepare([str(source)], output, 300, shard_bytes=4000)
+    assert not (output / "meta.json").exists()
+    assert not [path for path in (output / ".prepare").iterdir() if "partial" in path.name]
+    prepare([str(source)], output, 300, shard_bytes=4000)
+    assert files_of(output) == files_of(tmp_path / "whole")
+
+
+def test_unfinished_work_of_other_options_is_not_used(
+    source: Path, tmp_path: Path, disk_full_at: Callable[[int], None]
+) -> None:
+    output = tmp_path / "out"
+    disk_full_at(9)
+    with pytest.raises(UserError, match="disk is full"):
+        prepare([str(source)], output, 300, shard_bytes=4000, min_chars=sorted(map(len, TEXTS))[20])
+    prepare([str(source)], output, 300, shard_bytes=4000)
+    prepare([str(source)], tmp_path / "whole", 300, shard_bytes=4000)
+    assert files_of(output) == files_of(tmp_path / "whole")
+
+
+def test_a_directory_that_is_being_replaced_is_not_complete(
+    source: Path, tmp_path: Path, disk_full_at: Callable[[int], None]
+) -> None:
+    output = tmp_path / "out"
+    prepare([str(source)], output, 300)
+    disk_full_at(3)
+    with pytest.raises(UserError, match="disk is full"):
+        prepare([str(source)], output, 301, overwrite=True)
+    with pytest.raises(UserError, match="out is not finished; run the same"):
+        read_meta(output)
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
