@@ -38,23 +38,46 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
     try:
         config.layout.check(placement.world_size)
         mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout)
-        _Run(config, mesh, choice.message).go()
+        train_on(config, mesh, choice.message)
     finally:
         ranks.stop()
     return 0
 
 
+def train_on(config: RunConfig, mesh: Mesh, message: str) -> None:
+    """Train on a mesh that is there already; every rank of it calls this.
+
+    Args:
+        config: the run.
+        mesh: this rank's axes; its ledger keeps the account of the first step.
+        message: one sentence that opens the log.
+
+    Raises:
+        UserError: something that the user can mend.
+        TrainingError: the run cannot go on.
+    """
+    story = Story(config, tells=mesh.rank == 0)
+    try:
+        story.say(message)
+        _Run(config, mesh, story).go()
+    finally:
+        story.end()
+
+
 class _Run:
     """One rank's way through a run."""
 
-    def __init__(self, config: RunConfig, mesh: Mesh, device_message: str) -> None:
+    def __init__(self, config: RunConfig, mesh: Mesh, story: Story) -> None:
         self.config = config
         self.mesh = mesh
         self.last_step = min(config.train.steps, config.train.stop_after or config.train.steps)
-        self.story = Story(config, tells=mesh.rank == 0)
-        self.story.say(device_message)
+        self.story = story
         self.store = CheckpointStore(
-            Path(config.run.dir) / "checkpoints", world=mesh.world, keep=config.checkpoint.keep, warn=self.story.say
+            Path(config.run.dir) / "checkpoints",
+            world=mesh.world,
+            keep=config.checkpoint.keep,
+            warn=self.story.say,
+            timeout_s=config.run.timeout,
         )
 
     def go(self) -> None:
@@ -76,11 +99,8 @@ class _Run:
         state = build_state(self.config, self.mesh)
         self._start_from(state, newest)
         self.story.begin(state, resumed=newest is not None)
-        try:
-            self._steps(state, Feed(self.config, self.mesh, source, objective_of(self.config)))
-            self.store.wait()
-        finally:
-            self.story.end()
+        self._steps(state, Feed(self.config, self.mesh, source, objective_of(self.config)))
+        self.store.wait()
 
     def _newest(self) -> Checkpoint | None:
         resume = self.config.checkpoint.resume

@@ -36,6 +36,7 @@ class Story:
         self.tells = tells
         self.directory = Path(config.run.dir)
         self.tokens_per_step = config.train.global_batch_size * config.train.seq_length
+        self._closing = ExitStack()
         self._trackers: list[Tracker] = []
         self._mfu: Mfu | None = None
         self._on_cuda = False
@@ -46,8 +47,8 @@ class Story:
                 raise UserError(
                     f"run.dir={config.run.dir} cannot be made ({error.strerror}); choose a directory you may write to."
                 ) from error
-            self._metrics = MetricsFile(self.directory / "metrics.jsonl")
             self._progress = Progress(self.directory / "log.txt")
+            self._closing.callback(self._progress.finish)
             self._trackers = trackers(config.track)
 
     def say(self, text: str) -> None:
@@ -61,6 +62,9 @@ class Story:
             return
         self._on_cuda = state.mesh.device.type == "cuda"
         _replace_text(self.directory / "run.yaml", self.config.to_yaml())
+        self._closing.callback(lambda: self.say(f"report: {write_report(self.directory)}"))
+        self._metrics = MetricsFile(self.directory / "metrics.jsonl")
+        self._closing.callback(self._metrics.close)
         self._metrics.truncate_after(state.step)
         if self.config.model.family in FAMILY_DEFAULTS:
             shape = DecoderShape.of(self.config.model)
@@ -76,6 +80,7 @@ class Story:
             self.say(self._mfu.explanation())
         for tracker in self._trackers:
             tracker.start(self.config.model_dump(mode="json", by_alias=True), self.directory, resumed)
+            self._closing.callback(tracker.finish)
         self._progress.start(state.step + 1, self.config.train.steps)
 
     def step(self, report: StepReport, seconds: float, val_loss: float | None) -> None:
@@ -113,14 +118,7 @@ class Story:
 
     def end(self) -> None:
         """Close the account and write the report, however the run ends and whatever of it fails."""
-        if not self.tells:
-            return
-        with ExitStack() as closing:
-            closing.callback(self._progress.finish)
-            closing.callback(lambda: self.say(f"report: {write_report(self.directory)}"))
-            for tracker in self._trackers:
-                closing.callback(tracker.finish)
-            closing.callback(self._metrics.close)
+        self._closing.close()
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -84,7 +84,7 @@ def random_windows(seq_length: int, seed: int) -> RandomWindows:
     return RandomWindows(seq_length, seed)
 
 
-def run_file(model: str, **sections: Mapping[str, Any]) -> RunConfig:
+def run_file(model: str, /, **sections: Mapping[str, Any]) -> RunConfig:
     """Return the run of one of ``MODELS``; sections are merged into the defaults of these tests."""
     tree: dict[str, dict[str, Any]] = {
         "model": {
