@@ -3,7 +3,9 @@
 The public names are loaded when they are first used, so that ``import megalm`` and its configs need no torch.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,10 +40,20 @@ def __getattr__(name: str) -> object:
     if home is None:
         raise AttributeError(f"module 'megalm' has no attribute {name!r}")
     found: object = getattr(import_module(home), name)
-    globals()[name] = found  # the import of megalm.verify.command leaves the folder under the name of the function
     return found
 
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
     return [*__all__, "__version__"]
+
+
+class _Door(ModuleType):
+    """This package, where importing a module of the folder ``verify`` does not hide the function of that name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in dict(_HOMES)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Door

@@ -38,6 +38,11 @@ def test_each_name_is_the_object_of_its_home_at_every_use() -> None:
     assert printed(f"import importlib, megalm; {at}; {uses}; print(megalm.layers.__name__)") == "megalm.layers\n"
 
 
+def test_a_module_imported_first_does_not_hide_the_function_of_its_folders_name() -> None:
+    program = "from megalm.verify.compare import compare; from megalm import verify; print(verify.__name__, verify)"
+    assert printed(program).startswith("verify <function verify")
+
+
 def test_type_checkers_are_told_the_same_homes() -> None:
     tree = ast.parse(Path(megalm.__file__).read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
