@@ -5,9 +5,7 @@ import pytest
 from megalm.models.decoder_shape import DecoderShape
 from megalm.plan.communication import local_parameters, step_communication
 from tests.ranks import RankPool
-from tests.verify.runs import MODELS, ledger_of_rank, run_file
-
-GPT2, GPT2_UNTIED, NEOX, NEOX_TIED, LLAMA, LLAMA_TIED = MODELS
+from tests.verify.runs import GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, NEOX, NEOX_TIED, ledger_of_rank, run_file
 
 
 @pytest.mark.parametrize(

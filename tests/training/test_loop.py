@@ -14,9 +14,7 @@ from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
 from megalm.training.loop import train_on
 from tests.ranks import RankPool
-from tests.verify.runs import MODELS, run_file
-
-GPT2, _, _, _, LLAMA, _ = MODELS
+from tests.verify.runs import GPT2, LLAMA, run_file
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:

@@ -64,6 +64,8 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+GPT2, GPT2_UNTIED, NEOX, NEOX_TIED, LLAMA, LLAMA_TIED = MODELS
+
 
 class RandomWindows:
     """Samples of random tokens; the token 0 begins a new document."""

@@ -5,10 +5,9 @@ import pytest
 from megalm.verify.compare import Tolerance, compare
 from tests.ranks import RankPool
 from tests.verify.faults import FAULTS
-from tests.verify.runs import MODELS, run_file, seen_by_rank
+from tests.verify.runs import GPT2, GPT2_UNTIED, LLAMA, NEOX, run_file, seen_by_rank
 from tests.verify.test_probe import alone
 
-GPT2, GPT2_UNTIED, NEOX, NEOX_TIED, LLAMA, LLAMA_TIED = MODELS
 ATTENTION = "model.layers.0.self_attn"
 
 SHOWN_BY = {

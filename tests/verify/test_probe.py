@@ -13,9 +13,18 @@ import pytest
 from megalm.verify.compare import Tolerance, compare
 from megalm.verify.probe import Probe
 from tests.ranks import RankPool
-from tests.verify.runs import MODELS, run_file, seen_alone, seen_by_rank
-
-GPT2, GPT2_UNTIED, NEOX, NEOX_TIED, LLAMA, LLAMA_TIED = MODELS
+from tests.verify.runs import (
+    GPT2,
+    GPT2_UNTIED,
+    LLAMA,
+    LLAMA_TIED,
+    MODELS,
+    NEOX,
+    NEOX_TIED,
+    run_file,
+    seen_alone,
+    seen_by_rank,
+)
 
 CASES = [
     # model, layout, sequence parallel, micro-batch size, attention reset
