@@ -23,7 +23,7 @@ def prepare(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Text files (one document each), folders of them, .jsonl files (a document a line, in its `text`), or "
             "python-stdlib: the standard library of this Python, real text without a download.",
         ),

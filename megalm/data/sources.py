@@ -140,9 +140,8 @@ def _text_of(line: bytes, path: str, offset: int) -> str | None:
     except UnicodeDecodeError:
         return None
     except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(
-            f"{path}, line {_line_number(path, offset)} is not JSON ({error}); mend or remove it."
-        ) from error
+        why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise UserError(f"{path}, line {_line_number(path, offset)} is not JSON ({why}); mend or remove it.") from error
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         raise UserError(f'{path}, line {_line_number(path, offset)} has no "text" string; give every line one.')
     text: str = record["text"]
