@@ -1,0 +1,135 @@
+"""Oracle: the parameters before they were moved, and autograd's .grad; hypothesis draws the parameters of a block."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from megalm.parallel.data.bucket import Bucket, make_bucket
+from megalm.param_spec import Init, ParamSpec
+from megalm.parameters import new_parameter, spec_of
+from tests.parallel.sums import sum_of
+
+CPU = torch.device("cpu")
+shapes = st.lists(st.integers(0, 4), min_size=1, max_size=2).map(tuple)
+
+
+@st.composite
+def parameter_lists(draw: st.DrawFn) -> list[nn.Parameter]:
+    made = []
+    for number in range(draw(st.integers(0, 6))):
+        spec = ParamSpec(
+            draw(shapes),
+            Init.normal(1.0),
+            partial_over=draw(st.sampled_from([(), ("tp",)])),
+            decay=draw(st.booleans()),
+            name=f"p{number}",
+        )
+        made.append(new_parameter(spec, {}))
+    return made
+
+
+def covered(bucket: Bucket) -> torch.Tensor:
+    """Count in how many slots each element of the bucket lies."""
+    counts = torch.zeros(bucket.values.numel())
+    for slot in bucket.slots:
+        counts[slot.start : slot.stop] += 1
+    return counts
+
+
+@settings(deadline=None, max_examples=60)
+@given(parameter_lists())
+def test_every_element_of_every_parameter_lies_in_exactly_one_slot(parameters: list[nn.Parameter]) -> None:
+    before = {spec_of(parameter).name: parameter.detach().clone() for parameter in parameters}
+    bucket = make_bucket(parameters, CPU, torch.float32)
+    assert {id(slot.parameter) for slot in bucket.slots} == {id(parameter) for parameter in parameters}
+    assert (covered(bucket) == 1).all()
+    assert bucket.values.numel() == bucket.gradients.numel() == sum(value.numel() for value in before.values())
+    for slot in bucket.slots:
+        assert torch.equal(slot.parameter, before[slot.spec.name])
+        slot.view(bucket.values).fill_(5)
+        assert (slot.parameter == 5).all()
+        sum_of(slot.parameter).fill_(6)
+    assert (bucket.values == 5).all()
+    assert (bucket.gradients == 6).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(parameter_lists())
+def test_segments_and_partial_ranges_hold_exactly_their_parameters(parameters: list[nn.Parameter]) -> None:
+    bucket = make_bucket(parameters, CPU, torch.float32)
+    decays, partial = torch.full_like(bucket.values, -1), torch.zeros_like(bucket.values)
+    for decay, span in bucket.segments():
+        assert (decays[span] == -1).all()
+        decays[span] = decay
+    for axis, span in bucket.partial_ranges().items():
+        assert axis == "tp"
+        partial[span] += 1
+    for slot in bucket.slots:
+        assert (slot.view(decays) == slot.spec.decay).all()
+        assert (slot.view(partial) == len(slot.spec.partial_over)).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(parameter_lists())
+def test_there_are_as_few_segments_as_there_can_be(parameters: list[nn.Parameter]) -> None:
+    bucket = make_bucket(parameters, CPU, torch.float32)
+    assert len(bucket.segments()) <= len({(spec_of(p).partial_over, spec_of(p).decay) for p in parameters})
+    for (before, _), (after, _) in zip(bucket.segments(), bucket.segments()[1:], strict=False):
+        assert before != after
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sums"),
+    [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)],
+)
+def test_gradients_are_summed_in_float32_or_better(dtype: torch.dtype, sums: torch.dtype) -> None:
+    bucket = make_bucket([nn.Parameter(torch.ones(3))], CPU, dtype)
+    assert (bucket.values.dtype, bucket.gradients.dtype) == (dtype, sums)
+    assert bucket.slots[0].parameter.dtype == dtype
+
+
+def test_plain_layers_sum_into_the_bucket_like_autograd_does() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)).double()
+    moved = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)).double()
+    moved.load_state_dict(plain.state_dict())
+    bucket = make_bucket(list(moved.parameters()), CPU, torch.float64)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    for _ in range(3):
+        for model in (plain, moved):
+            model(x).square().sum().backward()
+    for expected, parameter in zip(plain.parameters(), moved.parameters(), strict=True):
+        assert parameter.grad is None
+        assert expected.grad is not None
+        assert torch.equal(sum_of(parameter), expected.grad)
+    assert bucket.gradients.count_nonzero() > 0
+
+
+def test_a_moved_parameter_is_the_same_object_so_ties_stay() -> None:
+    model = nn.ModuleList([nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)])
+    model[1].weight = model[0].weight
+    before = model[0].weight
+    bucket = make_bucket(list(model.parameters()), CPU, torch.float32)
+    assert model[0].weight is model[1].weight is before is bucket.slots[0].parameter
+    bucket.values.zero_()
+    assert not model[1].weight.any()
+
+
+def test_a_parameter_without_memory_gets_it_here() -> None:
+    spec = ParamSpec((3, 2), Init.normal(1.0), decay=False, name="w")
+    with torch.device("meta"):
+        parameter = new_parameter(spec, {})
+    bucket = make_bucket([parameter], CPU, torch.float64)
+    assert not parameter.is_meta
+    assert parameter.requires_grad
+    assert spec_of(parameter) == spec
+    bucket.values.copy_(torch.arange(6))
+    assert parameter.tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_block_without_parameters_has_an_empty_bucket() -> None:
+    bucket = make_bucket([], CPU, torch.float32)
+    assert (bucket.slots, bucket.segments(), bucket.partial_ranges()) == ((), [], {})
+    assert bucket.values.numel() == 0

@@ -1,0 +1,109 @@
+"""Oracle: sums over the ranks by hand."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from megalm.layout import Layout
+from megalm.ledger import Entry, Ledger
+from megalm.mesh import Mesh
+from megalm.parallel.data.bucket import Bucket, make_bucket
+from megalm.parallel.data.exchange import GradientExchange
+from megalm.param_spec import Init, ParamSpec, Split
+from megalm.parameters import new_parameter
+from tests.parallel.sums import sum_of
+from tests.ranks import RankContext, RankPool
+
+OVERLAP = Split("tp", 0, ((0, 2), (1, 3)))
+SPECS = (
+    ParamSpec((2, 3), Init.constant(0.0), name="whole"),
+    ParamSpec((4,), Init.constant(0.0), partial_over=("tp",), decay=False, name="norm"),
+    ParamSpec((4, 2), Init.constant(0.0), Split("tp", 1, ((0, 1), (1, 2))), name="split"),
+    ParamSpec((3, 2), Init.constant(0.0), OVERLAP, name="key"),
+    ParamSpec((3,), Init.constant(0.0), OVERLAP, decay=False, name="key bias"),
+)
+LAYOUT = Layout(dp=2, tp=2)
+
+
+@dataclass
+class Outcome:
+    """The gradients after the exchange, by name, and what was sent."""
+
+    gradients: dict[str, Tensor]
+    entries: list[Entry]
+
+
+def local_gradient(spec: ParamSpec, rank: int, tp: int) -> Tensor:
+    """Return what a rank's own backward makes: 10 ** rank times the number of the element in the whole, from 1."""
+    whole = torch.arange(1.0, 1 + torch.Size(spec.shape).numel(), dtype=torch.float64).view(spec.shape)
+    return whole[spec.local_slices({"tp": tp})].mul(10**rank)
+
+
+def bucket_of(specs: tuple[ParamSpec, ...], mesh: Mesh) -> Bucket:
+    parameters = [new_parameter(spec, {"tp": mesh.tp.rank}) for spec in specs]
+    return make_bucket(parameters, mesh.device, torch.float64)
+
+
+def exchange(context: RankContext, layout: Layout) -> Outcome:
+    ledger = Ledger()
+    mesh = Mesh.build(layout, ledger=ledger)
+    buckets = [bucket_of(SPECS[:3], mesh), bucket_of((), mesh), bucket_of(SPECS[3:], mesh)]
+    engine = GradientExchange(buckets, mesh.data, {"tp": mesh.tp})
+    for bucket in buckets:
+        bucket.gradients.fill_(float("nan"))
+    engine.zero()
+    slots = [slot for bucket in buckets for slot in bucket.slots]
+    for slot in slots:
+        sum_of(slot.parameter).add_(local_gradient(slot.spec, mesh.rank, mesh.tp.rank))
+    for block in (2, 1, 0):
+        engine.reduce(block)
+    engine.finish()
+    engine.finish()
+    return Outcome({slot.spec.name: sum_of(slot.parameter) for slot in slots}, ledger.entries)
+
+
+def expected(spec: ParamSpec, layout: Layout, rank: int) -> Tensor:
+    """Sum over the data ranks, and over the tensor ranks where each saw a part, or holds a share of the same rows."""
+    here = layout.coordinates(rank)
+    own = local_gradient(spec, 0, here.tp)
+    total = torch.zeros_like(own)
+    for other in range(layout.world_size):
+        tp = layout.coordinates(other).tp
+        if tp == here.tp or spec.partial_over:
+            total += own * 10**other
+        elif spec.split is not None and spec.split.overlaps:
+            (first, last), (start, stop) = spec.split.ranges[tp], spec.split.ranges[here.tp]
+            shared = slice(max(first, start) - start, min(last, stop) - start)
+            total[shared] += own[shared] * 10**other
+    return total
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, Layout(dp=3), Layout(tp=2), Layout(dp=2)])
+def test_gradients_are_summed_over_data_and_where_the_specs_say_so(ranks: RankPool, layout: Layout) -> None:
+    for rank, outcome in enumerate(ranks.run(layout.world_size, exchange, layout)):
+        for spec in SPECS:
+            assert torch.equal(outcome.gradients[spec.name], expected(spec, layout, rank)), spec.name
+
+
+def test_by_hand(ranks: RankPool) -> None:
+    first, second, *_ = ranks.run(4, exchange, LAYOUT)
+    assert first.gradients["whole"].flatten().tolist() == [101 * n for n in range(1, 7)]
+    assert first.gradients["norm"].tolist() == [1111 * n for n in range(1, 5)]
+    assert second.gradients["split"].flatten().tolist() == [1010 * n for n in (2, 4, 6, 8)]
+    assert first.gradients["key bias"].tolist() == [101, 2222]
+    assert second.gradients["key bias"].tolist() == [2222, 3030]
+
+
+def test_what_is_sent(ranks: RankPool) -> None:
+    partial, shared, bias = (Entry("all_reduce", "tp", "float64", 8 * n) for n in (4, 6, 3))
+    keys, first = (Entry("all_reduce", "dp_cp", "float64", 8 * n) for n in (4 + 2, 6 + 4 + 4))
+    for outcome in ranks.run(4, exchange, LAYOUT):
+        assert outcome.entries == [bias, shared, keys, partial, first]
+
+
+def test_alone_nothing_is_sent() -> None:
+    outcome = exchange(RankContext(0, 1), Layout())
+    assert outcome.entries == []
+    assert outcome.gradients["whole"].flatten().tolist() == list(range(1, 7))

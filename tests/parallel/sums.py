@@ -1,0 +1,12 @@
+"""The buffer in which an engine sums a parameter's gradients."""
+
+from torch import Tensor, nn
+
+from megalm.parallel.tensor.gradient import gradient_sum
+
+
+def sum_of(parameter: nn.Parameter) -> Tensor:
+    """Return the buffer; there must be one."""
+    found = gradient_sum(parameter)
+    assert found is not None
+    return found

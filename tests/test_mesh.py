@@ -1,0 +1,111 @@
+"""Oracle: Layout, and sums by hand that show who is in each process group."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from megalm.errors import UserError
+from megalm.layout import Layout
+from megalm.ledger import Ledger
+from megalm.mesh import Axis, Mesh
+from tests.ranks import RankContext, RankFailure, RankPool
+
+NAMES = ("pp", "dp", "cp", "tp", "ep", "data", "model", "world")
+ALONG = {"data": ("dp", "cp"), "model": ("pp", "tp"), "world": ("pp", "dp", "cp", "tp")}
+LAYOUTS = (
+    Layout(tp=4),
+    Layout(dp=2, tp=2),
+    Layout(pp=2, dp=2, ep=2),
+    Layout(dp=2, cp=2, ep=4),
+    Layout(pp=2, cp=2),
+)
+
+
+def meet(context: RankContext, layouts: tuple[Layout, ...]) -> list[dict[str, tuple[tuple[int, ...], int, float]]]:
+    """Return for each layout and axis: its ranks, this rank's position, and the sum of 10 ** rank over its group."""
+    found = []
+    for layout in layouts:
+        mesh = Mesh.build(layout)
+        seen = {}
+        for name in NAMES:
+            axis: Axis = getattr(mesh, name)
+            total = torch.tensor(10.0**context.rank, dtype=torch.float64)
+            if axis.size > 1:
+                dist.all_reduce(total, group=axis.group)
+            else:
+                assert axis.group is None
+            seen[name] = (axis.ranks, axis.rank, total.item())
+        found.append(seen)
+    return found
+
+
+def shared_groups(context: RankContext) -> dict[str, bool]:
+    mesh = Mesh.build(Layout(dp=2, tp=2))
+    return {
+        "data is dp": mesh.data.group is mesh.dp.group,
+        "model is tp": mesh.model.group is mesh.tp.group,
+        "world is the default group": mesh.world.group is dist.group.WORLD,
+        "tp is dp": mesh.tp.group is mesh.dp.group,
+    }
+
+
+def first_two(context: RankContext) -> float | None:
+    if context.rank >= 2:
+        return None
+    total = torch.tensor(10.0**context.rank)
+    dist.all_reduce(total, group=Mesh.build(Layout(tp=2)).tp.group)
+    return total.item()
+
+
+def build(context: RankContext, layout: Layout) -> None:
+    Mesh.build(layout)
+
+
+def test_every_axis_has_the_ranks_of_the_layout_and_a_group_of_exactly_them(ranks: RankPool) -> None:
+    found = ranks.run(4, meet, LAYOUTS)
+    for number, layout in enumerate(LAYOUTS):
+        for rank in range(4):
+            for name, (members, position, total) in found[rank][number].items():
+                along = layout.ranks_along(ALONG.get(name, (name,)), rank)
+                assert members == (layout.expert_ranks(rank) if name == "ep" else along)
+                assert members[position] == rank
+                assert total == sum(10.0**member for member in members)
+
+
+def test_axes_that_span_the_same_ranks_share_a_process_group(ranks: RankPool) -> None:
+    wanted = {"data is dp": True, "model is tp": True, "world is the default group": True, "tp is dp": False}
+    assert ranks.run(4, shared_groups) == [wanted] * 4
+
+
+def test_a_layout_may_take_the_first_ranks_of_the_world(ranks: RankPool) -> None:
+    assert ranks.run(3, first_two) == [11.0, 11.0, None]
+
+
+@pytest.mark.parametrize("layout", [Layout(dp=3), Layout(dp=2, ep=3)])
+def test_a_layout_that_does_not_fit_is_refused(ranks: RankPool, layout: Layout) -> None:
+    with pytest.raises(RankFailure, match=r"megalm\.errors\.UserError: layout"):
+        ranks.run(2, build, layout)
+
+
+def test_one_process_needs_no_process_group() -> None:
+    ledger = Ledger()
+    for mesh in (Mesh.alone(ledger=ledger), Mesh.build(Layout(), ledger=ledger)):
+        assert (mesh.rank, mesh.coordinates, mesh.device) == (0, (0, 0, 0, 0), torch.device("cpu"))
+        for name in NAMES:
+            axis: Axis = getattr(mesh, name)
+            assert (axis.size, axis.rank, axis.group, axis.ledger) == (1, 0, None, ledger)
+
+
+def test_an_impossible_layout_of_one_process_is_refused() -> None:
+    with pytest.raises(UserError, match=r"layout\.ep=2 does not divide"):
+        Mesh.build(Layout(ep=2))
+
+
+def test_an_axis_of_ones_own() -> None:
+    assert Axis.alone() == Axis("alone", (0,), 0, None, None)
+    assert Axis.alone("tp").name == "tp"
+
+
+def test_a_combination_is_named_by_its_axes() -> None:
+    mesh = Mesh.alone()
+    assert [mesh.data.name, mesh.model.name, mesh.world.name, mesh.ep.name] == ["dp_cp", "pp_tp", "world", "ep"]
