@@ -105,13 +105,11 @@ class CheckpointStore:
         is taken.
 
         Raises:
-            UserError: there are complete ones, but none is intact.
+            UserError: there are complete ones, but none is intact; or the directory cannot be read.
         """
         self.wait()
         first = self._peers.first
-        listed = self._peers.together(
-            lambda: [(folder.name, is_marked(folder)) for folder in self._folders.candidates()] if first else []
-        )[0]
+        listed = self._peers.together(lambda: self._listed() if first else [])[0]
         refused = False
         for name, marked in listed:
             try:
@@ -126,6 +124,16 @@ class CheckpointStore:
                 "with another run.dir."
             )
         return None
+
+    def _listed(self) -> list[tuple[str, bool]]:
+        """Return the names of what may be checkpoints, newest first, and whether each has its mark."""
+        try:
+            return [(folder.name, is_marked(folder)) for folder in self._folders.candidates()]
+        except OSError as error:
+            raise UserError(
+                f"the checkpoints in {self._folders.directory} cannot be read ({error.strerror}); mend that, or choose "
+                "another run.dir."
+            ) from error
 
     def _tell(self) -> None:
         """Pass on what the background thread had to say; ``warn`` is called in the thread that made the store."""

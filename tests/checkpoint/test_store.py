@@ -192,6 +192,17 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
         save(tmp_path / "file" / "below", 1)
 
 
+def test_a_directory_that_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+
+    def refuse(_: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match=rf"^the checkpoints in {tmp_path} cannot be read \(Permission denied\); "):
+        alone(tmp_path).newest()
+
+
 def test_the_folder_is_made_as_any_other(tmp_path: Path) -> None:
     save(tmp_path, 1)
     os.mkdir(tmp_path / "other")
