@@ -1,5 +1,7 @@
 """Oracle: Layout, and sums by hand that show who is in each process group."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -39,9 +41,19 @@ def meet(context: RankContext, layouts: tuple[Layout, ...]) -> list[dict[str, tu
     return found
 
 
-def shared_groups(context: RankContext) -> dict[str, bool]:
-    mesh = Mesh.build(Layout(dp=2, tp=2))
+def shared_groups(context: RankContext) -> dict[str, bool | int]:
+    made: list[list[int]] = []
+    new_group = dist.new_group
+
+    def watched(ranks: list[int], **options: Any) -> object:
+        made.append(ranks)
+        return new_group(ranks, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "new_group", watched)
+        mesh = Mesh.build(Layout(dp=2, tp=2))
     return {
+        "groups made": len(made),
         "data is dp": mesh.data.group is mesh.dp.group,
         "model is tp": mesh.model.group is mesh.tp.group,
         "world is the default group": mesh.world.group is dist.group.WORLD,
@@ -73,7 +85,13 @@ def test_every_axis_has_the_ranks_of_the_layout_and_a_group_of_exactly_them(rank
 
 
 def test_axes_that_span_the_same_ranks_share_a_process_group(ranks: RankPool) -> None:
-    wanted = {"data is dp": True, "model is tp": True, "world is the default group": True, "tp is dp": False}
+    wanted = {
+        "groups made": 2,
+        "data is dp": True,
+        "model is tp": True,
+        "world is the default group": True,
+        "tp is dp": False,
+    }
     assert ranks.run(4, shared_groups) == [wanted] * 4
 
 
