@@ -20,7 +20,7 @@ help:
 
 train:
 	@tools/setup.sh run
-	@test -f $(CORPUS)/meta.json || $(BIN)/megalm data prepare python-stdlib --output $(CORPUS) --vocab-size 8192
+	@test -f $(CORPUS)/meta.json || $(BIN)/megalm data prepare python-stdlib --output $(CORPUS) --vocab-size 4096
 	@$(BIN)/megalm train examples/quickstart.yaml
 
 test: check
