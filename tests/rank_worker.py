@@ -56,7 +56,8 @@ class Answer:
 
 def serve_nursery(control: socket.socket) -> None:
     """Fork workers, and tell the exit codes of those that ended, until the pool goes."""
-    importlib.import_module("torch._dynamo")  # the first torch optimizer imports it, for seconds: here it is paid once
+    for name in ("torch._dynamo", "torch.distributed.checkpoint"):  # seconds to import: here they are paid once
+        importlib.import_module(name)
     while True:
         message, sockets, _, _ = socket.recv_fds(control, 4096, 1)
         if not message:

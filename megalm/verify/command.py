@@ -12,7 +12,7 @@ from rich.table import Table
 
 from megalm.errors import TrainingError, UserError
 from megalm.launcher import ranks
-from megalm.launcher.local import run_ranks
+from megalm.launcher.local import launch
 from megalm.launcher.placement import Placement
 from megalm.layout import Layout
 from megalm.mesh import Mesh
@@ -54,11 +54,9 @@ def verify(config: RunConfig, steps: int = 3, scale: float = 1.0, precision: str
                 json.dumps({"steps": steps, "run": run.model_dump(mode="json", by_alias=True)})
             )
             command = [sys.executable, "-m", "megalm", "verify-rank", str(directory)]
-            code = run_ranks(command, run.layout.world_size)
-            if code == 2:
-                raise UserError("verify: the run could not start; see the sentence above.")
-            if code:
-                raise TrainingError("verify: a rank failed; see above.")
+            outcome = launch(command, run.layout.world_size)
+            if outcome.code:
+                raise (UserError if outcome.code == 2 else TrainingError)(outcome.message)
             probes[what] = [read_probe(directory, rank) for rank in range(run.layout.world_size)]
     return compare(probes["one"][0], probes["layout"], Tolerance.of(precision), config.optimizer.lr)
 
