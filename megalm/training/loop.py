@@ -1,5 +1,6 @@
 """A whole run: build or resume, step, evaluate, save, tell."""
 
+import os
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from megalm.checkpoint.store import Checkpoint, CheckpointStore, open_checkpoint
 from megalm.data.loader import TrainingData, ValidationData
 from megalm.launcher import device as devices
 from megalm.launcher import ranks
-from megalm.launcher.placement import Placement
+from megalm.launcher.placement import Placement, from_environment
 from megalm.ledger import Ledger
 from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
@@ -26,13 +27,13 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
 
     Args:
         config: the run.
-        placement: which rank this is; by default the only one.
+        placement: which rank this is; by default what the launcher's variables say, or the only one.
 
     Raises:
         UserError: something that the user can mend.
         TrainingError: the run cannot go on.
     """
-    placement = placement or Placement.alone()
+    placement = placement or from_environment(os.environ) or Placement.alone()
     choice = devices.choose(config.run.device, placement.local_world_size)
     ranks.start(placement, choice.type, config.run.timeout)
     try:
