@@ -1,6 +1,5 @@
 """The clocks of one rank: wall time, processor time of all its threads, and the peak of its resident memory."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,8 +40,7 @@ def peak_resident_bytes(status: Path = Path("/proc/self/status")) -> int:
 
 
 def _processor_seconds() -> float:
-    times = os.times()
-    return times.user + times.system
+    return time.process_time()
 
 
 def _together() -> None:

@@ -51,9 +51,11 @@ class _HeadLoss(torch.autograd.Function):
         loss = whole.new_zeros((), dtype=torch.promote_types(whole.dtype, torch.float32))
         dx = torch.empty_like(whole) if learn else None
         weight_gradient: Tensor | None = None
+        buffer = whole.new_empty(min(CHUNK_TOKENS, len(labels)), weight.shape[0])
         for first in range(0, len(labels), CHUNK_TOKENS):
             part = slice(first, first + CHUNK_TOKENS)
-            logits = (whole[part] @ weight.t()).to(loss.dtype)
+            count = min(CHUNK_TOKENS, len(labels) - first)
+            logits = torch.mm(whole[part], weight.t(), out=buffer[:count]).to(loss.dtype)
             losses = chunk_losses(logits, local[part], ours[part], region.axis)
             loss += losses.masked_fill_(~valid[part], 0).sum()
             if dx is None:
