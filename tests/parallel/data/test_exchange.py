@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from megalm import collectives
 from megalm.layout import Layout
 from megalm.ledger import Entry, Ledger
-from megalm.mesh import Mesh
+from megalm.mesh import Axis, Mesh
 from megalm.parallel.data.bucket import Bucket, make_bucket
 from megalm.parallel.data.exchange import GradientExchange
 from megalm.param_spec import Init, ParamSpec, Split
@@ -60,7 +61,6 @@ def exchange(context: RankContext, layout: Layout) -> Outcome:
     for block in (2, 1, 0):
         engine.reduce(block)
     engine.finish()
-    engine.finish()
     return Outcome({slot.spec.name: sum_of(slot.parameter) for slot in slots}, ledger.entries)
 
 
@@ -107,3 +107,31 @@ def test_alone_nothing_is_sent() -> None:
     outcome = exchange(RankContext(0, 1), Layout())
     assert outcome.entries == []
     assert outcome.gradients["whole"].flatten().tolist() == list(range(1, 7))
+
+
+class Counted:
+    """A sum under way that counts how often it was waited for."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    def wait(self) -> None:
+        self.waits += 1
+
+
+def test_a_blocks_sum_runs_on_until_the_end_of_the_step_and_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way: list[Counted] = []
+
+    def start(tensor: Tensor, axis: Axis) -> Counted:
+        under_way.append(Counted())
+        return under_way[-1]
+
+    monkeypatch.setattr(collectives, "all_reduce_async", start)
+    mesh = Mesh.alone()
+    engine = GradientExchange([bucket_of(SPECS[:1], mesh), bucket_of((), mesh)], mesh.data, {})
+    engine.reduce(1)
+    engine.reduce(0)
+    assert [work.waits for work in under_way] == [0]
+    engine.finish()
+    engine.finish()
+    assert [work.waits for work in under_way] == [1]
