@@ -128,7 +128,7 @@ class ParamSpec:
 def even_ranges(size: int, parts: int, multiple_of: int = 1) -> tuple[tuple[int, int], ...]:
     """Cut ``size`` into ``parts`` ranges as evenly as possible, each cut at a multiple of ``multiple_of``.
 
-    The first ranges are the longer ones; the last may be empty when there are fewer units than parts.
+    Lengths differ by at most one multiple; some ranges are empty when there are fewer multiples than parts.
     """
     units = -(-size // multiple_of)
     cuts = [min(-(-units * part // parts) * multiple_of, size) for part in range(parts + 1)]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from megalm import registry
 from megalm.batch import MicroBatch
+from megalm.errors import UserError
 from megalm.mesh import Axis, Mesh
 from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
 from megalm.models.decoder import build_decoder, fill_tables
@@ -109,6 +110,7 @@ def _build(config: RunConfig, mesh: Mesh) -> tuple[nn.Module, list[Bucket]]:
     name_streams(model, config.run.seed)
     dtype = DTYPES[config.train.precision]
     buckets = [make_bucket(parameters, mesh.device, dtype) for parameters in _parameters_by_block(_blocks(model))]
+    _refuse_lost_parameters(model, buckets)
     for parameter in model.parameters():
         if not parameter.requires_grad:
             give_storage(parameter, torch.empty(parameter.shape, device=mesh.device, dtype=dtype))
@@ -124,6 +126,16 @@ def _build(config: RunConfig, mesh: Mesh) -> tuple[nn.Module, list[Bucket]]:
 def _blocks(model: nn.Module) -> Sequence[nn.Module]:
     blocks: Sequence[nn.Module] = model.blocks() if hasattr(model, "blocks") else [OneBlock(model)]  # type: ignore[operator]
     return blocks
+
+
+def _refuse_lost_parameters(model: nn.Module, buckets: Sequence[Bucket]) -> None:
+    """Refuse a model with a trainable parameter in none of its blocks: it would silently never learn."""
+    placed = {id(slot.parameter) for bucket in buckets for slot in bucket.slots}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in placed:
+            raise UserError(
+                f"model.family: parameter {name} is in none of the model's blocks(); add it to one, or freeze it."
+            )
 
 
 def _parameters_by_block(blocks: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
