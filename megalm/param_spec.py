@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
+ALIGNMENT = 32
+"""Elements: 64 bytes of the narrowest dtype, a whole number of any machine's vectors."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -19,11 +22,20 @@ class Split:
         dim: the dim that is cut.
         ranges: for each rank of the axis its ``(start, stop)`` of the whole dim. Ranges may differ in length, and may
             overlap where ranks share rows (grouped key heads): each then holds a partial gradient of the shared rows.
+
+    Raises:
+        ValueError: a range is backwards, or begins or ends before the one of the rank below.
     """
 
     axis: str
     dim: int
     ranges: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        """Ranges ascend: who counts a shared row is decided by looking at lower ranks only."""
+        ascend = all(low[0] <= high[0] and low[1] <= high[1] for low, high in pairwise(self.ranges))
+        if not ascend or any(start < 0 or start > stop for start, stop in self.ranges):
+            raise ValueError(f"the ranges of dim {self.dim} over {self.axis} do not ascend: {self.ranges}")
 
     @property
     def overlaps(self) -> bool:
@@ -133,3 +145,12 @@ def even_ranges(size: int, parts: int, multiple_of: int = 1) -> tuple[tuple[int,
     units = -(-size // multiple_of)
     cuts = [min(-(-units * part // parts) * multiple_of, size) for part in range(parts + 1)]
     return tuple(pairwise(cuts))
+
+
+def aligned(num_elements: int) -> int:
+    """Return the elements that a parameter takes in a bucket: it begins and ends at a multiple of the alignment.
+
+    An update kernel treats whole vectors otherwise, in the last bit, than the elements that are left over at the end of
+    a range. What ranks hold beside a replicated parameter differs, so without alignment its copies would drift apart.
+    """
+    return -(-num_elements // ALIGNMENT) * ALIGNMENT

@@ -138,3 +138,9 @@ def test_a_name_changes_nothing_else() -> None:
 )
 def test_inits(init: Init, wanted: tuple[str, float, float]) -> None:
     assert (init.kind, init.std, init.value) == wanted
+
+
+@pytest.mark.parametrize("ranges", [((0, 4), (2, 3)), ((3, 6), (0, 3)), ((0, 2), (5, 3)), ((-1, 2), (2, 3))])
+def test_ranges_that_do_not_ascend_are_refused(ranges: Ranges) -> None:
+    with pytest.raises(ValueError, match="the ranges of dim 0 over tp do not ascend"):
+        Split("tp", 0, ranges)

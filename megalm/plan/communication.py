@@ -14,7 +14,7 @@ from megalm.ledger import Entry, Kind
 from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.tensor.heads import HeadCut
 from megalm.parallel.tensor.vocab import CHUNK_TOKENS, vocab_ranges
-from megalm.param_spec import even_ranges
+from megalm.param_spec import aligned, even_ranges
 
 BYTES = {"float32": 4, "float64": 8}
 
@@ -50,10 +50,11 @@ def step_communication(
             entries[Entry("all_reduce", "tp", dtype, elements * BYTES[dtype])] += 1
         entries[Entry("all_reduce", "pp_tp", "float64", 8, scalar=True)] += 1
     if data_size > 1:
-        for elements in local_parameters(shape, tp_size, tp_rank):
+        for tensors in local_tensors(shape, tp_size, tp_rank):
+            elements = sum(map(aligned, tensors))
             entries[Entry("all_reduce", "dp_cp", dtype, elements * BYTES[dtype])] += 1
         entries[Entry("all_reduce", "dp_cp", "int64", 8, scalar=True)] += 1
-        entries[Entry("all_reduce", "dp_cp", "float64", 8, scalar=True)] += 1
+        entries[Entry("all_reduce", "dp_cp", "float64", 16, scalar=True)] += 1
     return entries
 
 
@@ -81,24 +82,24 @@ def _head_chunks(tokens: int, dtype: str) -> Iterator[Entry]:
 
 def _partial_sums(shape: DecoderShape, tp_size: int, sequence_parallel: bool) -> Iterator[int]:
     """Yield the elements of each sum of gradients over tp, once a step."""
-    norm = shape.hidden_size * (1 if shape.rms_norm else 2)
+    norm = aligned(shape.hidden_size) * (1 if shape.rms_norm else 2)
     key_width = shape.num_key_value_heads * shape.head_dim
     cut = HeadCut.of(shape.num_heads, shape.num_key_value_heads, tp_size)
     shared = any(below[1] > above[0] for below, above in zip(cut.key, cut.key[1:], strict=False))
     for _ in range(shape.num_layers):
         if sequence_parallel:
-            yield 2 * norm + shape.hidden_size * (shape.attention_bias + shape.mlp_bias)
+            yield 2 * norm + aligned(shape.hidden_size) * (shape.attention_bias + shape.mlp_bias)
         if shared:
             yield from [key_width * shape.hidden_size] * 2
             yield from [key_width] * 2 if shape.attention_bias else []
     if sequence_parallel:
         yield norm
         if shape.learned_positions:
-            yield shape.max_positions * shape.hidden_size
+            yield aligned(shape.max_positions * shape.hidden_size)
 
 
-def local_parameters(shape: DecoderShape, tp_size: int, tp_rank: int) -> list[int]:
-    """Return the trainable elements of each block that a rank holds: embedding, layers, head."""
+def local_tensors(shape: DecoderShape, tp_size: int, tp_rank: int) -> list[list[int]]:
+    """Return the elements of each trainable tensor that a rank holds, block by block: embedding, layers, head."""
 
     def held(ranges: tuple[tuple[int, int], ...]) -> int:
         start, stop = ranges[tp_rank]
@@ -109,11 +110,10 @@ def local_parameters(shape: DecoderShape, tp_size: int, tp_rank: int) -> list[in
     query, key = held(cut.query) * shape.head_dim, held(cut.key) * shape.head_dim
     inner = held(even_ranges(shape.intermediate_size, tp_size))
     table = held(vocab_ranges(shape.vocab_size, tp_size)) * hidden
-    norm = hidden * (1 if shape.rms_norm else 2)
-    up = 2 * inner if shape.gated_mlp else inner
-    layer = hidden * (2 * query + 2 * key) + hidden * (up + inner) + 2 * norm
-    layer += query + 2 * key + hidden if shape.attention_bias else 0
-    layer += up + hidden if shape.mlp_bias else 0
-    positions = shape.max_positions * hidden if shape.learned_positions else 0
-    head = norm + (0 if shape.tied else table)
-    return [table + positions, *[layer] * shape.num_layers, head]
+    norm = [hidden] * (1 if shape.rms_norm else 2)
+    widths = [inner] * (2 if shape.gated_mlp else 1)
+    layer = [hidden * width for width in (query, key, key, query, *widths, inner)] + 2 * norm
+    layer += [query, key, key, hidden] if shape.attention_bias else []
+    layer += [*widths, hidden] if shape.mlp_bias else []
+    positions = [shape.max_positions * hidden] if shape.learned_positions else []
+    return [[table, *positions], *[layer] * shape.num_layers, norm if shape.tied else [*norm, table]]

@@ -3,7 +3,7 @@
 import pytest
 
 from megalm.models.decoder_shape import DecoderShape
-from megalm.plan.communication import local_parameters, step_communication
+from megalm.plan.communication import local_tensors, step_communication
 from tests.ranks import RankPool
 from tests.verify.runs import GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, NEOX, NEOX_TIED, ledger_of_rank, run_file
 
@@ -69,9 +69,9 @@ def test_both_forms_have_the_volume_of_the_papers() -> None:
     assert volume(True) - volume(False) == activations * 2 * shape.num_layers
 
 
-def test_local_parameters_of_all_ranks_cover_the_model() -> None:
+def test_local_tensors_of_all_ranks_cover_the_model() -> None:
     shape = DecoderShape.of(run_file(GPT2).model)
-    whole = local_parameters(shape, 1, 0)
-    halves = [local_parameters(shape, 2, rank) for rank in range(2)]
+    whole = [sum(tensors) for tensors in local_tensors(shape, 1, 0)]
+    halves = [[sum(tensors) for tensors in local_tensors(shape, 2, rank)] for rank in range(2)]
     replicated = [16 * 40, *[6 * 40] * 2, 2 * 40]  # positions; norms and row-parallel biases; the last norm
     assert [a + b - twice for a, b, twice in zip(*halves, replicated, strict=True)] == whole

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from megalm.param_spec import ParamSpec
+from megalm.param_spec import ParamSpec, aligned
 from megalm.parameters import spec_of
 
 
@@ -25,6 +25,11 @@ class Slot:
     spec: ParamSpec
     start: int
     stop: int
+
+    @property
+    def end(self) -> int:
+        """Where the next slot may begin: the elements from ``stop`` on are padding, and stay 0."""
+        return aligned(self.stop)
 
     def view(self, flat: Tensor) -> Tensor:
         """Return the parameter's part of a flat tensor of the bucket, in the parameter's own shape."""
@@ -49,8 +54,8 @@ class Bucket:
     gradients: Tensor
 
     def range_of(self, slots: Sequence[Slot]) -> slice:
-        """Return the range that neighbouring slots span."""
-        return slice(slots[0].start, slots[-1].stop)
+        """Return the range that neighbouring slots span, padding included."""
+        return slice(slots[0].start, slots[-1].end)
 
     def partial_ranges(self) -> dict[str, slice]:
         """Return, for each further axis over which gradients are partial, their range."""
@@ -62,9 +67,9 @@ class Bucket:
         found: list[tuple[bool, slice]] = []
         for slot in self.slots:
             if found and found[-1][0] == slot.spec.decay:
-                found[-1] = (slot.spec.decay, slice(found[-1][1].start, slot.stop))
+                found[-1] = (slot.spec.decay, slice(found[-1][1].start, slot.end))
             else:
-                found.append((slot.spec.decay, slice(slot.start, slot.stop)))
+                found.append((slot.spec.decay, slice(slot.start, slot.end)))
         return found
 
 
@@ -90,8 +95,8 @@ def give_storage(parameter: nn.Parameter, storage: Tensor) -> None:
 def make_bucket(parameters: Sequence[nn.Parameter], device: torch.device, dtype: torch.dtype) -> Bucket:
     """Move parameters into one flat piece of memory; each becomes a view of it."""
     ordered = sorted(parameters, key=lambda p: (spec_of(p).partial_over, spec_of(p).decay))
-    total = sum(parameter.numel() for parameter in ordered)
-    values = torch.empty(total, device=device, dtype=dtype)
+    total = sum(aligned(parameter.numel()) for parameter in ordered)
+    values = torch.zeros(total, device=device, dtype=dtype)
     gradients = torch.zeros(total, device=device, dtype=torch.promote_types(dtype, torch.float32))
     slots: list[Slot] = []
     start = 0
@@ -101,5 +106,5 @@ def make_bucket(parameters: Sequence[nn.Parameter], device: torch.device, dtype:
         parameter.gradient_sum = slot.view(gradients)  # type: ignore[attr-defined]
         parameter.register_post_accumulate_grad_hook(_add_to_sum)
         slots.append(slot)
-        start = slot.stop
+        start = slot.end
     return Bucket(tuple(slots), values, gradients)

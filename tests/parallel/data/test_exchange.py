@@ -97,8 +97,8 @@ def test_by_hand(ranks: RankPool) -> None:
 
 
 def test_what_is_sent(ranks: RankPool) -> None:
-    partial, shared, bias = (Entry("all_reduce", "tp", "float64", 8 * n) for n in (4, 6, 3))
-    keys, first = (Entry("all_reduce", "dp_cp", "float64", 8 * n) for n in (4 + 2, 6 + 4 + 4))
+    partial, shared, bias = (Entry("all_reduce", "tp", "float64", 8 * n) for n in (32, 6, 3))
+    keys, first = (Entry("all_reduce", "dp_cp", "float64", 8 * n) for n in (32 + 32, 32 + 32 + 32))  # padded
     for outcome in ranks.run(4, exchange, LAYOUT):
         assert outcome.entries == [bias, shared, keys, partial, first]
 
