@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from megalm.checkpoint.piece import Piece
 from megalm.checkpoint.store import Checkpoint
@@ -51,7 +51,13 @@ def local_pieces(state: TrainingState, *, weights_only: bool = False) -> dict[st
 
 
 def _tensors(state: TrainingState, *, weights_only: bool = False) -> Iterator[tuple[str, ParamSpec, Tensor]]:
-    """Yield (checkpoint entry, spec, live tensor) of every parameter and of every tensor the optimizer keeps for it."""
+    """Yield (checkpoint entry, spec, live tensor) of every parameter and of every tensor the optimizer keeps for it.
+
+    A buffer that a user's own module declares persistent (running statistics) goes with the parameters, whole.
+    """
+    for name, tensor in state.model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, nn.Parameter):
+            yield name, ParamSpec(tuple(tensor.shape), name=name), tensor
     for parameter in state.model.parameters():
         spec = spec_of(parameter)
         yield spec.name, spec, parameter.data

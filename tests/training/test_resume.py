@@ -1,0 +1,112 @@
+"""Oracle: the state itself, before and after a checkpoint; the whole parameters of one process."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from megalm.checkpoint.store import CheckpointStore
+from megalm.layout import Layout
+from megalm.mesh import Axis, Mesh
+from megalm.models.config import ModelConfig
+from megalm.training.build import TrainingState, build_state
+from megalm.training.resume import FIXED, facts, local_pieces, owned_pieces, restore
+from megalm.training.step import train_step
+from tests.ranks import RankContext, RankPool
+from tests.training.test_step import share_of
+from tests.training.tiny import Tiny, global_batch, run_config
+
+LAYOUTS = (Layout(), Layout(dp=2), Layout(tp=2), Layout(tp=3), Layout(dp=2, tp=2))
+
+
+def trained(layout: Layout, steps: int) -> TrainingState:
+    state = build_state(run_config(layout), Mesh.build(layout))
+    for step in range(steps):
+        train_step(state, share_of(global_batch(step), state.mesh, 2))
+    return state
+
+
+def owned_elements(context: RankContext, layout: Layout) -> dict[str, tuple[int, int]]:
+    """Return for each checkpoint entry the whole number of elements and those of this rank."""
+    state = trained(layout, 1)
+    return {
+        name: (torch.Size(piece.shape).numel(), sum(values.numel() for _, values in piece.parts))
+        for name, piece in owned_pieces(state).items()
+    }
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_model_ranks_together_give_each_element_once(ranks: RankPool, layout: Layout) -> None:
+    by_rank = ranks.run(layout.world_size, owned_elements, layout)
+    for name, (whole, _) in by_rank[0].items():
+        assert sum(held[name][1] for held in by_rank) == whole * layout.dp, name
+    names = {name.removeprefix("optimizer.exp_avg.") for name in by_rank[0] if name.startswith("optimizer.exp_avg.")}
+    assert "frozen" in by_rank[0]
+    assert names == {name for name in by_rank[0] if not name.startswith("optimizer.")} - {"frozen"}
+
+
+def continued(context: RankContext, layout: Layout, folder: Path) -> dict[str, bool]:
+    """Save after two steps, restore into a state whose every value is NaN, and tell what is equal bit for bit."""
+    state = trained(layout, 2)
+    store = CheckpointStore(folder, world=state.mesh.world, keep=1)
+    store.save(2, owned_pieces(state), facts(state, run_config(layout)), asynchronous=False)
+    found = store.newest()
+    assert found is not None
+    fresh = build_state(run_config(layout), Mesh.build(layout))
+    for piece in local_pieces(fresh).values():
+        piece.parts[0][1].detach().fill_(math.nan)
+    restore(fresh, found)
+    saved = local_pieces(state)
+    same = {
+        name: torch.equal(piece.parts[0][1], saved[name].parts[0][1]) for name, piece in local_pieces(fresh).items()
+    }
+    return same | {"step": fresh.step == 2, "updates": fresh.optimizer.updates == 2}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_of_the_state_comes_back(ranks: RankPool, layout: Layout, tmp_path: Path) -> None:
+    for told in ranks.run(layout.world_size, continued, layout, tmp_path):
+        assert len(told) > 10
+        assert [name for name, same in told.items() if not same] == []
+
+
+class Counting(Tiny):
+    """A model with a buffer that training changes, one without a dim, and one that is not to be saved."""
+
+    def __init__(self, axis: Axis) -> None:
+        super().__init__(axis)
+        self.register_buffer("running_mean", torch.zeros(3))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+        self.register_buffer("scratch", torch.zeros(3), persistent=False)
+
+
+def counting(config: ModelConfig, axis: Axis, sequence_parallel: bool) -> nn.Module:
+    return Counting(axis)
+
+
+def test_persistent_buffers_come_back(tmp_path: Path) -> None:
+    config = run_config(Layout())
+    config = config.model_copy(update={"model": config.model.model_copy(update={"family": f"{__name__}:counting"})})
+    state, fresh = build_state(config, Mesh.alone()), build_state(config, Mesh.alone())
+    for buffer in state.model.buffers():
+        buffer.fill_(7)
+    store = CheckpointStore(tmp_path, world=Mesh.alone().world, keep=1)
+    store.save(1, owned_pieces(state), facts(state, config), asynchronous=False)
+    found = store.newest()
+    assert found is not None
+    restore(fresh, found)
+    assert {name: float(buffer.sum()) for name, buffer in fresh.model.named_buffers()} == {
+        "running_mean": 21,
+        "num_batches_tracked": 7,
+        "scratch": 0,
+    }
+
+
+def test_what_may_not_change_is_named_by_keys_of_the_run_file() -> None:
+    tree = run_config(Layout()).model_dump(mode="json", by_alias=True)
+    for key in FIXED:
+        value = tree
+        for word in key.split("."):
+            value = value[word]
