@@ -26,6 +26,7 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = [claim for claim in CLAIMS if claim.name in arguments.claims]
     check_installed()
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)  # half an hour of measurements must not be lost
     workload = Workload(**arguments.workload)
     console = Console(stderr=True)
     measured = []
