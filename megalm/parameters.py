@@ -12,12 +12,13 @@ from megalm.param_spec import ParamSpec
 def new_parameter(spec: ParamSpec, positions: Mapping[str, int]) -> nn.Parameter:
     """Make this rank's slice of a parameter, on the default device and in the default dtype.
 
-    It is drawn at once, so that a layer is usable by itself; ``initialize`` draws it again by its name.
+    It is drawn at once, from a stream that torch's own generator names, so that a layer is usable by itself and two
+    layers differ; ``initialize`` draws it again by its name.
     """
     parameter = nn.Parameter(torch.empty(spec.local_shape(positions)))
     parameter.spec = spec  # type: ignore[attr-defined]
     if not parameter.is_meta:
-        draw(parameter, spec, rng.key("unnamed"), positions)
+        draw(parameter, spec, rng.key("unnamed", int(torch.randint(2**62, (), device="cpu"))), positions)
     return parameter
 
 

@@ -99,3 +99,14 @@ def test_a_normal_draw_of_three_dims_is_refused_by_name() -> None:
     spec = ParamSpec((2, 2, 2), Init.normal(1.0), name="experts.weight")
     with pytest.raises(ValueError, match=r"experts\.weight: a normal init draws matrices and vectors, not 3 dims"):
         draw(torch.empty(2, 2, 2), spec, 1, {})
+
+
+def test_layers_by_themselves_draw_different_values_that_torchs_seed_decides() -> None:
+    def two_layers() -> tuple[Tensor, Tensor]:
+        torch.manual_seed(3)
+        spec = ParamSpec((4, 5), Init.normal(1.0))
+        return new_parameter(spec, {}).detach(), new_parameter(spec, {}).detach()
+
+    first, second = two_layers()
+    assert not torch.equal(first, second)
+    assert all(torch.equal(one, again) for one, again in zip((first, second), two_layers(), strict=True))

@@ -17,7 +17,7 @@ def start(placement: Placement, device_type: str, timeout_s: float) -> None:
 
     Args:
         placement: which rank this is, and where the ranks meet.
-        device_type: ``cpu`` (gloo) or ``cuda`` (nccl).
+        device_type: ``cpu`` (gloo) or ``cuda`` (nccl, and gloo for bookkeeping).
         timeout_s: how long the ranks wait for one another, here and in each collective.
 
     Raises:
@@ -43,7 +43,7 @@ def start(placement: Placement, device_type: str, timeout_s: float) -> None:
             master_listen_fd=placement.listen_fd,
         )
         dist.init_process_group(
-            "nccl" if device_type == "cuda" else "gloo",
+            "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",  # bookkeeping numbers stay on the CPU
             store=dist.PrefixStore("megalm", store),  # type: ignore[attr-defined]
             rank=placement.rank,
             world_size=placement.world_size,

@@ -52,7 +52,7 @@ class Optimizer:
     def grad_norm(self) -> float:
         """Return the norm of the whole gradient: each element of each parameter is counted once."""
         norms = [torch.linalg.vector_norm(view[owned]) for view, owned in self._counted]
-        total = torch.stack(norms).double().square().sum() if norms else torch.zeros((), dtype=torch.float64)
+        total = torch.stack(norms).double().square().sum().cpu() if norms else torch.zeros((), dtype=torch.float64)
         return math.sqrt(collectives.all_reduce(total, self._model, scalar=True).item())
 
     def clip(self) -> float:

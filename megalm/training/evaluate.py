@@ -24,7 +24,6 @@ def evaluate(state: TrainingState, config: RunConfig, held_out: ValidationData) 
         microbatches = feed.evaluation_step(step, min(size, held_out.num_samples - step * size))
         loss = state.engine.run(forward_only(len(microbatches)), microbatches)
         total += collectives.all_reduce(loss, state.mesh.data, scalar=True).item()
-        labels = [microbatch.labels_bs.flatten() for microbatch in microbatches]
-        num_valid += count_valid(torch.cat(labels or [torch.empty(0)]), state.mesh.data)
+        num_valid += count_valid([microbatch.labels_bs for microbatch in microbatches], state.mesh.data)
     state.model.train()
     return total / num_valid if num_valid else None

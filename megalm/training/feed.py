@@ -1,6 +1,6 @@
 """From samples to the micro-batches of one rank."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -54,7 +54,7 @@ class Feed:
     def training_step(self, step: int) -> list[MicroBatch]:
         """Return this rank's micro-batches of a 0-based step, scaled by the global batch's valid tokens."""
         share = self._share(step, self._global_batch_size)
-        num_valid = count_valid(share.labels_bs, self._mesh.data)
+        num_valid = count_valid([share.labels_bs], self._mesh.data)
         return split(replace(share, loss_scale=1 / num_valid if num_valid else 0.0), self._micro_batch_size)
 
     def evaluation_step(self, step: int, batch_size: int) -> list[MicroBatch]:
@@ -69,9 +69,9 @@ class Feed:
         return to_device(self._objective(rows, reset_attention=self._reset_attention), self._mesh.device)
 
 
-def count_valid(labels: Tensor, data: Axis) -> int:
-    """Return how many tokens of the global batch are learned."""
-    count = (labels != IGNORED).sum()
+def count_valid(labels: Sequence[Tensor], data: Axis) -> int:
+    """Return how many tokens of the global batch are learned, of which this rank holds ``labels``."""
+    count = torch.tensor(sum(int((part != IGNORED).sum()) for part in labels))
     return int(collectives.all_reduce(count, data, scalar=True).item())
 
 

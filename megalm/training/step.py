@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from megalm import collectives
 from megalm.batch import MicroBatch
 from megalm.errors import TrainingError
@@ -45,18 +48,26 @@ def train_step(
     """
     state.exchange.zero()
     program = with_reductions(one_stage(len(microbatches)), len(state.buckets))
-    partial_loss = state.engine.run(program, microbatches)
-    loss = collectives.all_reduce(partial_loss, state.mesh.data, scalar=True).item()
+    loss, learned = _over_data_ranks(state, state.engine.run(program, microbatches), microbatches)
     grad_norm = state.optimizer.clip()
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if not finite and not skip_non_finite:
         raise TrainingError(_what_is_not_finite(state, loss))
-    learned = any(microbatch.loss_scale for microbatch in microbatches)
     lr = state.lr_schedule(state.step)
     if finite and learned:
         state.optimizer.step(lr)
     state.step += 1
     return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned)
+
+
+def _over_data_ranks(
+    state: TrainingState, partial_loss: Tensor, microbatches: Sequence[MicroBatch]
+) -> tuple[float, bool]:
+    """Return the global batch's loss and whether it has a token to learn from, the same on every data rank."""
+    learned = any(microbatch.loss_scale for microbatch in microbatches)
+    sums = torch.stack([partial_loss, partial_loss.new_tensor(learned)])
+    loss, learning_ranks = collectives.all_reduce(sums, state.mesh.data, scalar=True).tolist()
+    return loss, learning_ranks > 0
 
 
 def _what_is_not_finite(state: TrainingState, loss: float) -> str:
@@ -68,8 +79,10 @@ def _what_is_not_finite(state: TrainingState, loss: float) -> str:
         if not slot.view(bucket.gradients).isfinite().all()
     ]
     named = [name for names in collectives.gather_objects(mine[:1], state.mesh.world) for name in names]
-    what = f"the gradient of {named[0]}" if named else "the gradient norm"
+    what = f"loss {loss}, and the gradient of {named[0]} is" if named else f"loss {loss} is"
+    if not named and math.isfinite(loss):
+        what = f"loss {loss}, but the gradient norm overflows: it is"
     return (
-        f"step {state.step + 1}: loss {loss}, and {what} is not finite; lower optimizer.lr, look at the data, or set "
+        f"step {state.step + 1}: {what} not finite; lower optimizer.lr, look at the data, or set "
         "train.non_finite: skip."
     )

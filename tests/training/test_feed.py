@@ -152,7 +152,10 @@ def test_split_and_to_device_keep_every_field() -> None:
 
 
 def test_labels_that_are_not_ignored_are_counted() -> None:
-    assert count_valid(torch.tensor([[3, IGNORED, 0], [IGNORED, IGNORED, 1]]), Axis.alone()) == 3
+    labels = torch.tensor([[3, IGNORED, 0], [IGNORED, IGNORED, 1]])
+    assert count_valid([labels], Axis.alone()) == 3
+    assert count_valid([labels, labels[:1]], Axis.alone()) == 5
+    assert count_valid([], Axis.alone()) == 0
 
 
 def test_the_objective_is_found_by_name() -> None:

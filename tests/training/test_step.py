@@ -122,6 +122,21 @@ def test_a_share_without_a_valid_token_still_learns_from_the_others() -> None:
     assert report.updated
 
 
+def one_rank_without_a_share(context: RankContext, layout: Layout) -> tuple[StepReport, list[Tensor]]:
+    state = build_state(run_config(layout), Mesh.build(layout))
+    whole = split(global_batch(0), 2)
+    report = train_step(state, whole if state.mesh.dp.rank == 0 else [])
+    return report, [bucket.values.clone() for bucket in state.buckets]
+
+
+def test_a_rank_without_a_share_updates_with_the_others(ranks: RankPool) -> None:
+    ((alone, wanted),) = ranks.run(1, one_rank_without_a_share, Layout())
+    for report, values in ranks.run(2, one_rank_without_a_share, Layout(dp=2)):
+        assert report == alone
+        assert report.updated
+        torch.testing.assert_close(values, wanted, rtol=1e-12, atol=0)
+
+
 def sick(
     context: RankContext, layout: Layout, sick_rank: int, what: str, skip: bool
 ) -> tuple[str | StepReport, bool, int, StepReport]:
@@ -166,6 +181,23 @@ def test_a_loss_that_is_not_finite_is_told_by_all_ranks(ranks: RankPool, sick_ra
     sentences = {str(told) for told, *_ in ranks.run(2, sick, Layout(dp=2), sick_rank, "bad_loss", False)}
     assert len(sentences) == 1
     assert "step 2: loss nan" in sentences.pop()
+
+
+def test_a_norm_that_overflows_blames_neither_the_loss_nor_a_parameter() -> None:
+    state = build_state(run_config(Layout()), Mesh.alone())
+    huge = [replace(batch, loss_scale=batch.loss_scale * 1e200) for batch in share_of(global_batch(0), state.mesh, 2)]
+    with pytest.raises(
+        TrainingError, match=r"^step 1: loss \S+e\+200, but the gradient norm overflows: it is not finite"
+    ):
+        train_step(state, huge)
+
+
+def test_a_loss_that_alone_is_not_finite_is_blamed_alone() -> None:
+    state = build_state(run_config(Layout()), Mesh.alone())
+    assert isinstance(state.model, Tiny)
+    state.model.add_to_loss = math.inf
+    with pytest.raises(TrainingError, match=r"^step 1: loss inf is not finite; lower"):
+        train_step(state, share_of(global_batch(0), state.mesh, 2))
 
 
 @pytest.mark.parametrize(("what", "sick_rank"), [("bad_scale", 1), ("bad_loss", 0)])

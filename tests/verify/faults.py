@@ -1,6 +1,6 @@
 """Faults of the kinds that peers shipped, each planted by replacing one thing in the running process."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -84,8 +84,8 @@ def _norm_of_own_slices() -> Any:
 def _mean_of_means() -> Any:
     """Each rank divides by its own valid tokens, not by the global batch's."""
 
-    def count(labels: Tensor, data: Axis) -> int:
-        return int((labels != -100).sum()) * data.size
+    def count(labels: Sequence[Tensor], data: Axis) -> int:
+        return sum(int((part != -100).sum()) for part in labels) * data.size
 
     return mock.patch.object(feed, "count_valid", count)
 

@@ -74,7 +74,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         dx, weight_gradient = ctx.saved_tensors
-        # The weight's gradient is already in its sum, so the loss must be the end of the graph, with gradient 1.
+        # The weight's gradient is already in its sum: a factor that follows would be lost.
+        torch._assert_async(gradients[0] == 1, "the head's loss must end the graph: put a factor into its scale")
         if weight_gradient is not None:
             weight_gradient = weight_gradient * gradients[0]
         return ctx.region.sum_to_rows(dx * gradients[0]), weight_gradient, None, None, None, None, None

@@ -240,3 +240,15 @@ def test_the_table_is_its_own_or_the_given_one() -> None:
     assert (own.weight.shape, own.start) == ((504, HIDDEN), 505)
     given = nn.Parameter(torch.empty(504, HIDDEN))
     assert VocabParallelHead(1009, HIDDEN, tp, weight=given).weight is given
+
+
+def test_a_factor_after_the_loss_is_refused_where_the_weight_would_not_see_it() -> None:
+    def loss_of(buffered: bool) -> Tensor:
+        layer = VocabParallelHead(7, HIDDEN, Axis.alone("tp"))
+        slices.load(layer, {"weight": slices.random(7, HIDDEN, seed=1)}, Axis.alone("tp"), buffered=buffered)
+        loss: Tensor = layer(slices.random(3, HIDDEN, seed=5).requires_grad_(), torch.tensor([1, 2, 3]), 0.5)
+        return loss
+
+    (loss_of(buffered=True) + 3).backward()
+    with pytest.raises(RuntimeError, match="the head's loss must end the graph"):
+        (loss_of(buffered=True) * 3).backward()
