@@ -1,42 +1,118 @@
-"""Programs: the order of a rank's actions, made by pure functions."""
+"""Programs: for each rank of the pipeline the list of what it does, in order. No torch."""
 
-from collections.abc import Sequence
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from megalm.parallel.pipeline.action import Action, Kind
+from megalm.errors import UserError
+from megalm.parallel.pipeline.action import RECEIVES, SENDS, Action, Kind
 
-Program = Sequence[Action]
+_OVERLAP = re.compile(r"\(([^)]*)\)OVERLAP_F_B")
 
 
-def one_stage(num_microbatches: int) -> list[Action]:
-    """Return the training order of a stage that holds the whole model: each backward right after its forward.
+@dataclass(frozen=True)
+class Program:
+    """What every rank of the pipeline does in one step. A stage lies on the rank whose list has its forwards.
 
-    ``one_stage(2)`` is ``0F0 0B0 0F1 0B1``; only one micro-batch's activations live at a time.
+    Args:
+        ranks: each rank's actions, in the order in which it does them.
     """
-    return [Action(0, kind, n) for n in range(num_microbatches) for kind in (Kind.FORWARD, Kind.BACKWARD)]
+
+    ranks: tuple[tuple[Action, ...], ...]
+
+    @staticmethod
+    def of(ranks: Iterable[Iterable[Action]]) -> "Program":
+        """Make a program of any lists of actions."""
+        return Program(tuple(tuple(actions) for actions in ranks))
+
+    def actions(self) -> Iterator[tuple[int, Action]]:
+        """Yield every action with its rank, rank by rank."""
+        for rank, actions in enumerate(self.ranks):
+            for action in actions:
+                yield rank, action
+
+    @cached_property
+    def rank_of_stage(self) -> dict[int, int]:
+        """The rank that holds each stage, in the order of the stages."""
+        found: dict[int, int] = {}
+        for rank, action in self.actions():
+            if action.kind is Kind.FORWARD:
+                found.setdefault(action.stage, rank)
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def num_stages(self) -> int:
+        """How many spans the layers are cut into."""
+        return max(self.rank_of_stage, default=-1) + 1
+
+    @cached_property
+    def num_microbatches(self) -> int:
+        """How many micro-batches the step has."""
+        return max((action.microbatch for _, action in self.actions() if action.microbatch is not None), default=-1) + 1
+
+    @cached_property
+    def words(self) -> frozenset[Action]:
+        """All that is done somewhere."""
+        return frozenset(action for _, action in self.actions())
+
+    @cached_property
+    def communicates(self) -> bool:
+        """Whether sends and receives have been added."""
+        return any(action.kind in SENDS or action.kind in RECEIVES for action in self.words)
+
+    def stages_of(self, rank: int) -> list[int]:
+        """Return the stages that a rank holds, in their order."""
+        return [stage for stage, holder in self.rank_of_stage.items() if holder == rank]
+
+    def is_remote(self, stage: int, other: int) -> bool:
+        """Return whether two stages lie on different ranks, so that what flows between them is sent."""
+        return self.rank_of_stage.get(stage) != self.rank_of_stage.get(other)
 
 
-def forward_only(num_microbatches: int) -> list[Action]:
-    """Return the order of an evaluation: ``0F0 0F1 ...``."""
-    return [Action(0, Kind.FORWARD, n) for n in range(num_microbatches)]
+def to_csv(program: Program) -> str:
+    """Return the program in torch's form: one line a rank, one word a cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([map(str, actions) for actions in program.ranks])
+    return text.getvalue()
 
 
-def with_reductions(program: Program, num_blocks: int) -> list[Action]:
-    """Lower a training program: each block's gradients are reduced as soon as its last backward is done.
+def from_csv(text: str) -> Program:
+    """Read a program in torch's form; empty cells, which draw idle time there, mean nothing here.
 
-    A stage's last backward is cut into its blocks, from the last to the first, and each is followed by the block's
-    reduction, so that the exchange overlaps the backward of the blocks before it: ``0B1`` of two blocks becomes
-    ``0B1/1 0R/1 0B1/0 0R/0``. A program without a backward (a rank without micro-batches) still reduces every block,
-    since the other data ranks wait for it.
+    An overlapped pair, ``(0F0;1B2)OVERLAP_F_B``, is read as its parts, one after the other.
+
+    Raises:
+        UserError: a cell is no action, and its line and its place are named; or there is none at all.
     """
-    last = max((i for i, action in enumerate(program) if action.kind is Kind.BACKWARD), default=None)
-    lowered: list[Action] = []
-    for i, action in enumerate(program):
-        if i != last:
-            lowered.append(action)
-            continue
-        for block in reversed(range(num_blocks)):
-            lowered.append(Action(action.stage, Kind.BACKWARD, action.microbatch, block))
-            lowered.append(Action(action.stage, Kind.REDUCE, block=block))
-    if last is None:
-        lowered.extend(Action(0, Kind.REDUCE, block=block) for block in reversed(range(num_blocks)))
-    return lowered
+    ranks: list[list[Action]] = []
+    for line, cells in enumerate(_rows(text), start=1):
+        actions: list[Action] = []
+        for place, cell in enumerate(cells, start=1):
+            try:
+                actions += [Action.parse(word) for word in _words(cell)]
+            except UserError as error:
+                raise UserError(f"line {line}, cell {place}: {error}") from error
+        ranks.append(actions)
+    while ranks and not ranks[-1]:
+        ranks.pop()
+    if not ranks:
+        raise UserError("it holds no action; write one line for each pipeline rank, as 0F0,0F1,0B0,0B1.")
+    return Program.of(ranks)
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(io.StringIO(text, newline=""))
+    except csv.Error as error:
+        raise UserError(
+            f"it is no CSV ({error}); write one line for each pipeline rank, as 0F0,0F1,0B0,0B1."
+        ) from error
+
+
+def _words(cell: str) -> Sequence[str]:
+    cell = cell.strip()
+    overlap = _OVERLAP.fullmatch(cell)
+    return [word for word in (overlap[1].split(";") if overlap else [cell]) if word.strip()]
