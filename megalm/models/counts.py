@@ -46,3 +46,10 @@ def forward_flops_per_token(shape: DecoderShape, seq_length: int) -> int:
 def training_flops_per_token(shape: DecoderShape, seq_length: int) -> int:
     """Return the FLOPs of forward and backward for one token: three times the forward's."""
     return 3 * forward_flops_per_token(shape, seq_length)
+
+
+def block_costs(shape: DecoderShape, seq_length: int) -> list[float]:
+    """Return the forward FLOPs of one token in each block: embedding, layers, head; stages are balanced by them."""
+    attention = 4 * seq_length * shape.num_heads * shape.head_dim
+    layer = 2 * linear_parameters_per_layer(shape) + attention
+    return [2 * shape.hidden_size, *[layer] * shape.num_layers, 2 * shape.vocab_size * shape.hidden_size]

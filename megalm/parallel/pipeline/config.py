@@ -21,3 +21,8 @@ class PipelineConfig(Section):
         description="Spans of layers that each rank holds. More of them shorten the idle time and send more often; "
         "auto takes what the schedule needs.",
     )
+    blocks_per_stage: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | Literal["auto"] = Field(
+        "auto",
+        description="How many blocks (the embedding, each layer, the head) each stage holds, in order, as [3, 2, 1]; "
+        "auto balances what they compute. An unbalanced pipeline waits for its slowest stage; the result is the same.",
+    )
