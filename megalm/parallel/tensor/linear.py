@@ -1,6 +1,7 @@
 """Linear layers cut over the tensor axis: by columns into a span, by rows out of it (Shoeybi et al. 2019)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +12,29 @@ from megalm.parallel.tensor.gradient import add_gradient, add_product
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parameters import new_parameter
+from megalm.weight_half import put_off
 
 Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class WeightProducts:
+    """The products that make the gradients of weights which have read the same rows; made now, or put off.
+
+    Args:
+        rows: what the layers have read: this rank's share where the region cuts rows, which are made whole again.
+        region: of the layers; ``None`` when the rows are whole already.
+        learned: each weight with the gradient of its layer's output.
+    """
+
+    rows: Tensor
+    region: Region | None
+    learned: Sequence[tuple[Tensor, Tensor]]
+
+    def __call__(self) -> dict[Tensor, Tensor | None]:
+        """Make them; what stands outside an engine is returned by weight."""
+        whole = self.rows if self.region is None else self.region.whole_rows(self.rows)
+        return {weight: add_product(weight, gradient, whole) for weight, gradient in self.learned}
 
 
 class _ColumnProducts(torch.autograd.Function):
@@ -34,8 +56,11 @@ class _ColumnProducts(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         region: Region = ctx.region
         (x,) = ctx.saved_tensors
-        learns = [weight.requires_grad for weight in ctx.weights]
-        whole, gathering = region.whole_rows_async(x) if any(learns) else (x, None)
+        learned = [
+            (weight, gradient) for weight, gradient in zip(ctx.weights, gradients, strict=True) if weight.requires_grad
+        ]
+        later = bool(learned) and put_off(ctx.weights, WeightProducts(x, region, learned))
+        whole, gathering = region.whole_rows_async(x) if learned and not later else (x, None)
         dx, summing = None, None
         if ctx.needs_input_grad[0]:
             dx = gradients[0] @ ctx.weights[0]
@@ -44,10 +69,8 @@ class _ColumnProducts(torch.autograd.Function):
             dx, summing = region.sum_to_rows_async(dx)
         if gathering is not None:
             gathering.wait()
-        weight_gradients = [
-            add_product(weight, gradient, whole) if learn else None
-            for weight, gradient, learn in zip(ctx.weights, gradients, learns, strict=True)
-        ]
+        made = {} if later else WeightProducts(whole, None, learned)()
+        weight_gradients = [made.get(weight) for weight in ctx.weights]
         bias_gradients = [
             add_gradient(bias, gradient.sum(0)) if bias is not None and bias.requires_grad else None
             for bias, gradient in zip(ctx.biases, gradients, strict=True)
@@ -78,7 +101,10 @@ class _RowProduct(torch.autograd.Function):
             bias_gradient = add_gradient(ctx.bias, gradients[0].sum(0))
         whole = region.whole_rows(gradients[0])[: ctx.num_rows]
         dx = whole @ ctx.weight if ctx.needs_input_grad[0] else None
-        weight_gradient = add_product(ctx.weight, whole, x) if ctx.weight.requires_grad else None
+        weight_gradient = None
+        if ctx.weight.requires_grad:
+            product = WeightProducts(x, None, [(ctx.weight, whole)])
+            weight_gradient = None if put_off([ctx.weight], product) else product()[ctx.weight]
         return dx, None, weight_gradient, bias_gradient
 
 
