@@ -25,6 +25,13 @@ class Handle(Protocol):
         """Return when the result is in place."""
 
 
+class Transfer(Handle, Protocol):
+    """A send or a receive under way."""
+
+    def is_completed(self) -> bool:
+        """Whether ``wait`` would return at once."""
+
+
 class Done:
     """The handle of a collective that had nothing to do."""
 
@@ -94,6 +101,25 @@ def broadcast(tensor: Tensor, axis: Axis, source: int = 0, *, scalar: bool = Fal
     _record("broadcast", axis, tensor, scalar)
     dist.broadcast(tensor, axis.ranks[source], group=axis.group)
     return tensor
+
+
+def send_async(tensor: Tensor, axis: Axis, to: int, tag: int, *, scalar: bool = False) -> Transfer:
+    """Start to send ``tensor`` to the rank at position ``to``; its values must not change until it is complete.
+
+    nccl matches sends and receives of two ranks by their order, gloo by ``tag``: let it count them.
+    """
+    _record("send", axis, tensor, scalar)
+    work = dist.isend(tensor.contiguous(), axis.ranks[to], group=axis.group, tag=tag)
+    assert work is not None
+    return work
+
+
+def receive_async(tensor: Tensor, axis: Axis, source: int, tag: int, *, scalar: bool = False) -> Transfer:
+    """Start to overwrite ``tensor`` with what the rank at position ``source`` sends; see ``send_async``."""
+    _record("receive", axis, tensor, scalar)
+    work = dist.irecv(tensor, axis.ranks[source], group=axis.group, tag=tag)
+    assert work is not None
+    return work
 
 
 def barrier(axis: Axis) -> None:

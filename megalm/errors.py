@@ -12,6 +12,10 @@ class TrainingError(Exception):
     """A run that cannot go on (a non-finite loss, a broken checkpoint), told in one sentence; exit code 1."""
 
 
+class LostRank(Exception):
+    """Another rank is gone or silent: what this rank waited for, in one sentence. It is seldom the cause itself."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

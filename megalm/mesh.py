@@ -1,7 +1,7 @@
 """The live side of a layout: this rank's process group along each axis."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -51,7 +51,9 @@ class Mesh:
         rank: this process's rank in the layout.
         device: where its tensors live.
         groups: the process groups by the ranks they span.
+        upward: a second group of the pipeline's ranks; ``None`` where there is one rank.
         ledger: the account of all collectives, or ``None``.
+        timeout_s: of groups that are made later.
     """
 
     COMBINATIONS = (("tp",), ("cp",), ("dp",), ("pp",), ("dp", "cp"), ("pp", "tp"), AXES)
@@ -62,7 +64,9 @@ class Mesh:
         rank: int,
         device: torch.device,
         groups: dict[tuple[int, ...], dist.ProcessGroup],
+        upward: dist.ProcessGroup | None = None,
         ledger: Ledger | None = None,
+        timeout_s: float = 600,
     ) -> None:
         """See the class."""
         self.layout = layout
@@ -71,11 +75,13 @@ class Mesh:
         self.device = device
         self.ledger = ledger
         self._groups = groups
+        self._upward = upward
+        self._timeout_s = timeout_s
 
     @staticmethod
     def alone(device: torch.device | str = "cpu", ledger: Ledger | None = None) -> "Mesh":
         """Return the mesh of one process; no process group is needed."""
-        return Mesh(Layout(), 0, torch.device(device), {}, ledger)
+        return Mesh(Layout(), 0, torch.device(device), {}, ledger=ledger)
 
     @staticmethod
     def build(
@@ -99,14 +105,12 @@ class Mesh:
             if len(ranks) == 1 or ranks in groups:
                 continue
             if len(ranks) == world_size:
-                group = dist.group.WORLD
+                assert isinstance(dist.group.WORLD, dist.ProcessGroup)
+                groups[ranks] = dist.group.WORLD
             else:
-                group = dist.new_group(
-                    list(ranks), timeout=timedelta(seconds=timeout_s), use_local_synchronization=True
-                )
-            assert isinstance(group, dist.ProcessGroup)
-            groups[ranks] = group
-        return Mesh(layout, rank, torch.device(device), groups, ledger)
+                groups[ranks] = _new_group(ranks, timeout_s)
+        upward = _new_group(layout.ranks_along(("pp",), rank), timeout_s) if layout.pp > 1 else None
+        return Mesh(layout, rank, torch.device(device), groups, upward, ledger, timeout_s)
 
     def axis(self, *names: str) -> Axis:
         """Return one axis, or the combination of several."""
@@ -117,10 +121,26 @@ class Mesh:
         assert all(below < above for below, above in pairwise(ranks))
         return Axis(name, ranks, ranks.index(self.rank), self._groups.get(ranks), self.ledger)
 
+    def subset(self, name: str, positions: Sequence[int]) -> Axis:
+        """Return an axis of only some positions of one axis, this rank's among them.
+
+        Its group is made when it is first asked for: each of its ranks asks, for several in the same order.
+        """
+        along = self.axis(name).ranks
+        ranks = tuple(along[position] for position in positions)
+        if len(ranks) > 1 and ranks not in self._groups:
+            self._groups[ranks] = _new_group(ranks, self._timeout_s)
+        return self._axis(name, ranks)
+
     @property
     def pp(self) -> Axis:
         """The pipeline axis."""
         return self.axis("pp")
+
+    @property
+    def pp_upward(self) -> Axis:
+        """The pipeline axis over a process group of its own, for what flows to earlier ranks."""
+        return replace(self.pp, group=self._upward)
 
     @property
     def dp(self) -> Axis:
@@ -156,3 +176,10 @@ class Mesh:
     def world(self) -> Axis:
         """All ranks of the layout."""
         return self._axis("world", self.layout.ranks_along(AXES, self.rank))
+
+
+def _new_group(ranks: Sequence[int], timeout_s: float) -> dist.ProcessGroup:
+    """Make a process group; only its ranks call this, and take part."""
+    group = dist.new_group(list(ranks), timeout=timedelta(seconds=timeout_s), use_local_synchronization=True)
+    assert isinstance(group, dist.ProcessGroup)
+    return group

@@ -7,14 +7,11 @@ from megalm.errors import UserError
 from megalm.section import Section
 
 ONLY: Mapping[str, Any] = {
-    "layout.pp": 1,
     "layout.cp": 1,
     "layout.ep": 1,
-    "pipeline.schedule": "1f1b",
     "zero.stage": 0,
     "zero.backend": "native",
     "recompute.mode": "none",
-    "run.trace": False,
     "run.max_restarts": 0,
     "run.check_replicas": 0,
 }
@@ -28,7 +25,6 @@ NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """Keys with names that will come, after the name to use until then."""
 
 VERBS = (
-    "plan",
     "dry-run",
     "launch",
     "status",
@@ -55,9 +51,6 @@ def refuse_what_is_not_built(config: Section) -> None:
         asked = _value(config, key)
         if asked in coming:
             raise UserError(f"{key}={asked} is not built yet; use {built}.")
-    stages_per_rank = _value(config, "pipeline.stages_per_rank")
-    if stages_per_rank not in ("auto", 1):
-        raise UserError(f"pipeline.stages_per_rank={stages_per_rank} is not built yet; leave it at auto.")
 
 
 def _value(config: Section, key: str) -> Any:

@@ -1,6 +1,6 @@
 """Parameters and the specs they carry: attaching, naming, drawing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,6 @@ def name_parameters(model: nn.Module) -> None:
         parameter.spec = spec_of(parameter).named(name)  # type: ignore[attr-defined]
 
 
-def named_specs(model: nn.Module) -> Iterator[tuple[nn.Parameter, ParamSpec]]:
-    """Yield each distinct parameter with its spec, in the order of the model."""
-    for parameter in model.parameters():
-        yield parameter, spec_of(parameter)
-
-
 @torch.no_grad()
 def draw(parameter: Tensor, spec: ParamSpec, stream: int, positions: Mapping[str, int]) -> None:
     """Fill this rank's slice from ``stream``; what the whole parameter holds does not depend on how it is cut."""
@@ -54,7 +48,8 @@ def draw(parameter: Tensor, spec: ParamSpec, stream: int, positions: Mapping[str
         rng.fill_normal(matrix, stream, spec.init.std, row_start, column_start)
 
 
-def initialize(model: nn.Module, seed: int, positions: Mapping[str, int]) -> None:
-    """Draw every parameter from the stream named by (seed, parameter name); call ``name_parameters`` before."""
-    for parameter, spec in named_specs(model):
+def initialize(parameters: Iterable[nn.Parameter], seed: int, positions: Mapping[str, int]) -> None:
+    """Draw each parameter from the stream named by (seed, parameter name); call ``name_parameters`` before."""
+    for parameter in parameters:
+        spec = spec_of(parameter)
         draw(parameter.data, spec, rng.key(seed, spec.name), positions)

@@ -20,6 +20,8 @@ from megalm.optim.config import OptimizerConfig
 from megalm.optim.lr_schedule import LrScheduleConfig
 from megalm.parallel.data.config import ZeroConfig
 from megalm.parallel.pipeline.config import PipelineConfig
+from megalm.parallel.pipeline.partition import partition
+from megalm.parallel.pipeline.schedule import stages_per_rank
 from megalm.parallel.tensor.config import TensorConfig
 from megalm.recompute import RecomputeConfig
 from megalm.section import Section
@@ -81,8 +83,11 @@ class RunConfig(Section):
                 f"layout.dp={layout.dp} does not divide train.global_batch_size={train.global_batch_size}; choose a "
                 "divisor, so that every replica has as many samples."
             )
+        num_stages = layout.pp * stages_per_rank(self.pipeline.schedule, self.pipeline.stages_per_rank)
         if ":" in model.family:  # a model of the user's own reads its sizes as it likes
             return self
+        sizes = self.pipeline.blocks_per_stage
+        partition([1.0] * (model.num_hidden_layers + 2), num_stages, None if sizes == "auto" else sizes)
         if train.seq_length > model.max_position_embeddings:
             raise UserError(
                 f"train.seq_length={train.seq_length} is longer than the model.max_position_embeddings="

@@ -11,7 +11,7 @@ from pathlib import Path
 FLOORS = (
     ("errors", "section", "registry", "extras", "run_file", "overrides", "validation", "not_built"),
     ("layout",),
-    ("param_spec", "parameters", "batch", "rng", "ledger", "mesh", "collectives", "recompute"),
+    ("param_spec", "parameters", "batch", "rng", "ledger", "mesh", "collectives", "recompute", "weight_half"),
     ("parallel", "data", "checkpoint"),
     ("models", "objectives", "optim", "layers"),
     ("run_config",),
@@ -29,7 +29,9 @@ STRANGERS = ("parallel.tensor", "parallel.pipeline", "parallel.data", "data", "c
 PAPER = (
     *("megalm", "megalm.errors", "megalm.section", "megalm.registry", "megalm.layout", "megalm.param_spec"),
     *("megalm.ledger", "megalm.run_config", "megalm.models.presets", "megalm.models.counts"),
-    "megalm.plan.communication",
+    *("megalm.plan.communication", "megalm.plan.schedule_view", "megalm.training.timeline"),
+    *(f"megalm.parallel.pipeline.{name}" for name in ("action", "program", "needs", "schedules", "v_schedules")),
+    *(f"megalm.parallel.pipeline.{name}" for name in ("schedule", "lower", "check", "clock", "draw")),
 )
 """What the planner reads: none of it, nor anything that it imports, imports torch."""
 

@@ -26,7 +26,7 @@ from tests.rank_worker import Answer, Call, RankContext
 
 __all__ = ["RankContext", "RankFailure", "RankPool"]
 
-MAX_RANKS = 5
+MAX_RANKS = 8
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -191,3 +191,22 @@ def test_alone_nothing_is_sent_or_recorded() -> None:
     assert all(call() is tensor for call in same)
     unspeakable = object()
     assert collectives.gather_objects(unspeakable, axis) == [unspeakable]
+
+
+def ring(context: RankContext) -> list[float]:
+    """Send three numbers to the next rank before receiving those of the one before, the last one first."""
+    axis = axis_of(context)
+    after, before = (axis.rank + 1) % axis.size, (axis.rank - 1) % axis.size
+    sent = [collectives.send_async(torch.tensor([10.0 * axis.rank + n]), axis, after, n) for n in range(3)]
+    into = [torch.zeros(1) for _ in range(3)]
+    received = [collectives.receive_async(into[n], axis, before, n) for n in (2, 0, 1)]
+    for work in (*sent, *received):
+        work.wait()
+    assert all(work.is_completed() for work in sent)
+    return [tensor.item() for tensor in into]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_sends_are_matched_by_their_tag(ranks: RankPool, size: int) -> None:
+    for rank, found in enumerate(ranks.run(size, ring)):
+        assert found == [10.0 * ((rank - 1) % size) + n for n in range(3)]

@@ -127,3 +127,27 @@ def test_an_axis_of_ones_own() -> None:
 def test_a_combination_is_named_by_its_axes() -> None:
     mesh = Mesh.alone()
     assert [mesh.data.name, mesh.model.name, mesh.world.name, mesh.ep.name] == ["dp_cp", "pp_tp", "world", "ep"]
+
+
+def meet_in_a_part(context: RankContext) -> tuple[tuple[int, ...], float, bool]:
+    """Sum 10 ** rank over the first and the last of three pipeline ranks, and over the upward axis."""
+    mesh = Mesh.build(Layout(pp=3, tp=2), timeout_s=20)
+    total = torch.tensor(10.0**context.rank, dtype=torch.float64)
+    ranks: tuple[int, ...] = ()
+    if mesh.pp.rank != 1:
+        axis = mesh.subset("pp", [0, 2])
+        ranks = axis.ranks
+        assert mesh.subset("pp", [0, 2]).group is axis.group
+        dist.all_reduce(total, group=axis.group)
+    upward = mesh.pp_upward
+    assert (upward.ranks, upward.rank) == (mesh.pp.ranks, mesh.pp.rank)
+    ones = torch.ones(1)
+    dist.all_reduce(ones, group=upward.group)
+    return ranks, total.item(), ones.item() == 3 and upward.group is not mesh.pp.group
+
+
+def test_a_subset_of_an_axis_and_the_upward_axis(ranks: RankPool) -> None:
+    found = ranks.run(6, meet_in_a_part)
+    assert [ranks for ranks, _, _ in found] == [(0, 4), (1, 5), (), (), (0, 4), (1, 5)]
+    assert [total for _, total, _ in found] == [10001, 100010, 100, 1000, 10001, 100010]
+    assert all(upward for _, _, upward in found)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from megalm import rng
 from megalm.param_spec import Init, ParamSpec, Split, even_ranges
-from megalm.parameters import draw, initialize, name_parameters, named_specs, new_parameter, spec_of
+from megalm.parameters import draw, initialize, name_parameters, new_parameter, spec_of
 
 
 def split(dim: int, size: int, parts: int) -> Split:
@@ -33,7 +33,7 @@ class Model(nn.Module):
 def built(at: int, parts: int, seed: int = 7) -> Model:
     model = Model(at, parts)
     name_parameters(model)
-    initialize(model, seed, {"tp": at})
+    initialize(model.parameters(), seed, {"tp": at})
     return model
 
 
@@ -58,7 +58,7 @@ def test_the_seed_and_the_name_decide() -> None:
     other = new_parameter(spec_of(model.rows), {})
     model.register_parameter("other", other)
     name_parameters(model)
-    initialize(model, 7, {})
+    initialize(model.parameters(), 7, {})
     assert not torch.equal(other, model.rows)
 
 
@@ -67,7 +67,7 @@ def test_a_plain_torch_layer_keeps_its_own_init_and_is_whole() -> None:
     model = Model(0, 2)
     before = model.plain.weight.detach().clone()
     name_parameters(model)
-    initialize(model, 7, {"tp": 0})
+    initialize(model.parameters(), 7, {"tp": 0})
     assert torch.equal(model.plain.weight, before)
     plain = {name: spec_of(parameter) for name, parameter in model.plain.named_parameters()}
     assert plain["weight"] == ParamSpec((3, 2), Init.given(), name="plain.weight")
@@ -76,7 +76,7 @@ def test_a_plain_torch_layer_keeps_its_own_init_and_is_whole() -> None:
 
 def test_a_parameter_has_one_name_and_a_tied_one_the_first() -> None:
     model = built(0, 1)
-    named = {spec.name: parameter for parameter, spec in named_specs(model)}
+    named = {spec_of(parameter).name: parameter for parameter in model.parameters()}
     assert list(named) == ["rows", "columns", "vector", "norm", "plain.weight", "plain.bias"]
     assert named["rows"] is model.tied
 

@@ -180,6 +180,12 @@ def test_what_is_wrong_is_told_with_its_key(small: Path, override: str, sentence
         (["layout.dp=3"], "layout.dp=3 does not divide train.global_batch_size=16"),
         (["train.seq_length=2000"], "train.seq_length=2000 is longer than the model.max_position_embeddings=1024"),
         (["layout.tp=5"], "layout.tp=5 is more than model.num_attention_heads=4"),
+        (["layout.pp=5"], "the pipeline has 5 stages, but the model has only 4 blocks"),
+        (["layout.pp=3", "pipeline.schedule=zb-v"], "the pipeline has 6 stages, but the model has only 4 blocks"),
+        (["layout.pp=2", "pipeline.blocks_per_stage=[2, 3]"], "pipeline.blocks_per_stage=[2, 3] gives 5 blocks"),
+        (["pipeline.stages_per_rank=2"], "pipeline.stages_per_rank=2 contradicts pipeline.schedule=1f1b; 1f1b needs 1"),
+        (["pipeline.schedule=1f2b"], "pipeline.schedule: '1f2b' is not known; did you mean '1f1b'?"),
+        (["pipeline.schedule=none.csv"], "pipeline.schedule=none.csv cannot be read (No such file or directory)"),
     ],
 )
 def test_sections_that_do_not_fit_one_another_are_refused(small: Path, overrides: list[str], said: str) -> None:
@@ -194,19 +200,15 @@ def test_a_model_of_ones_own_reads_its_sizes_as_it_likes(small: Path) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "layout.pp=2",
         "layout.cp=2",
         "layout.ep=2",
         "zero.stage=1",
         "zero.backend=fsdp2",
         "recompute.mode=full",
-        "pipeline.schedule=gpipe",
-        "pipeline.stages_per_rank=2",
         "train.precision=bf16",
         "train.precision=fp8",
         "objective.name=mlm_nsp",
         "optimizer.name=lamb",
-        "run.trace=true",
         "run.max_restarts=1",
         "run.check_replicas=10",
     ],

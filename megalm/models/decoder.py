@@ -1,6 +1,7 @@
 """One decoder for the shapes of GPT-2, GPT-NeoX and Llama."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -159,9 +160,9 @@ class Decoder(nn.Module):
         return self.lm_head.logits(self.model.norm(x))
 
 
-def fill_tables(model: nn.Module) -> None:
-    """Compute the tables of a model that was built without storage."""
-    for module in model.modules():
+def fill_tables(modules: Iterable[nn.Module]) -> None:
+    """Compute the tables of modules that were built without storage."""
+    for module in modules:
         if isinstance(module, Rotary):
             module.fill()
 

@@ -1,16 +1,12 @@
 """Mean loss on held-out samples, by the same engine as training."""
 
-import torch
-
 from megalm import collectives
 from megalm.data.loader import ValidationData
-from megalm.parallel.pipeline.program import forward_only
 from megalm.run_config import RunConfig
 from megalm.training.build import TrainingState
 from megalm.training.feed import Feed, count_valid, objective_of
 
 
-@torch.no_grad()
 def evaluate(state: TrainingState, config: RunConfig, held_out: ValidationData) -> float | None:
     """Return the mean loss of the held-out tokens, ``None`` where nothing is held out.
 
@@ -22,8 +18,9 @@ def evaluate(state: TrainingState, config: RunConfig, held_out: ValidationData) 
     state.model.eval()
     for step in range(min(config.train.eval_batches, -(-held_out.num_samples // size))):
         microbatches = feed.evaluation_step(step, min(size, held_out.num_samples - step * size))
-        loss = state.engine.run(forward_only(len(microbatches)), microbatches)
-        total += collectives.all_reduce(loss, state.mesh.data, scalar=True).item()
+        loss = state.engine.evaluate(state.programs.evaluation(len(microbatches)), microbatches)
+        collectives.all_reduce(loss, state.mesh.data, scalar=True)
+        total += collectives.all_reduce(loss, state.mesh.pp, scalar=True).item()
         num_valid += count_valid([microbatch.labels_bs for microbatch in microbatches], state.mesh.data)
     state.model.train()
     return total / num_valid if num_valid else None

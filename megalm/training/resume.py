@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from megalm.checkpoint.piece import Piece
 from megalm.checkpoint.store import Checkpoint
@@ -11,7 +11,8 @@ from megalm.errors import UserError
 from megalm.param_spec import ParamSpec
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
-from megalm.training.build import TrainingState, model_positions
+from megalm.training.build import TrainingState
+from megalm.training.model import model_positions
 
 FIXED = (
     "run.seed",
@@ -55,10 +56,11 @@ def _tensors(state: TrainingState, *, weights_only: bool = False) -> Iterator[tu
 
     A buffer that a user's own module declares persistent (running statistics) goes with the parameters, whole.
     """
+    held = {id(buffer) for buffer in state.held.buffers()}
     for name, tensor in state.model.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, nn.Parameter):
+        if id(tensor) in held:
             yield name, ParamSpec(tuple(tensor.shape), name=name), tensor
-    for parameter in state.model.parameters():
+    for parameter in state.held.parameters():
         spec = spec_of(parameter)
         yield spec.name, spec, parameter.data
     if weights_only:

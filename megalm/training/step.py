@@ -10,7 +10,6 @@ from torch import Tensor
 from megalm import collectives
 from megalm.batch import MicroBatch
 from megalm.errors import TrainingError
-from megalm.parallel.pipeline.program import one_stage, with_reductions
 from megalm.training.build import TrainingState
 
 
@@ -47,8 +46,8 @@ def train_step(
         TrainingError: the loss or a gradient is not finite; the parameter is named, on every rank alike.
     """
     state.exchange.zero()
-    program = with_reductions(one_stage(len(microbatches)), len(state.buckets))
-    loss, learned = _over_data_ranks(state, state.engine.run(program, microbatches), microbatches)
+    program = state.programs.training(len(microbatches))
+    loss, learned = _over_ranks(state, state.engine.run(program, microbatches), microbatches)
     grad_norm = state.optimizer.clip()
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if not finite and not skip_non_finite:
@@ -60,13 +59,12 @@ def train_step(
     return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned)
 
 
-def _over_data_ranks(
-    state: TrainingState, partial_loss: Tensor, microbatches: Sequence[MicroBatch]
-) -> tuple[float, bool]:
-    """Return the global batch's loss and whether it has a token to learn from, the same on every data rank."""
+def _over_ranks(state: TrainingState, partial_loss: Tensor, microbatches: Sequence[MicroBatch]) -> tuple[float, bool]:
+    """Return the global batch's loss and whether it has a token to learn from, the same on every rank."""
     learned = any(microbatch.loss_scale for microbatch in microbatches)
     sums = torch.stack([partial_loss, partial_loss.new_tensor(learned)])
-    loss, learning_ranks = collectives.all_reduce(sums, state.mesh.data, scalar=True).tolist()
+    collectives.all_reduce(sums, state.mesh.data, scalar=True)
+    loss, learning_ranks = collectives.all_reduce(sums, state.mesh.pp, scalar=True).tolist()
     return loss, learning_ranks > 0
 
 

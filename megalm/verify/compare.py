@@ -1,5 +1,6 @@
 """Judges what ranks saw against what one process saw."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,6 +94,10 @@ def _tensors(
     floor: float,
 ) -> Finding:
     """Compare every rank's slices with the reference; the first tensor that disagrees is named."""
+    names = {item.spec.name for _, item in held}
+    for at_moment, name in whole:
+        if at_moment == moment and name not in names:
+            return Finding(moment, math.inf, False, f"{name} is held by no rank")
     worst = 0.0
     for rank, item in held:
         expected = whole[moment, item.spec.name]

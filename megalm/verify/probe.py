@@ -14,8 +14,9 @@ from megalm.optim.optimizer import Optimizer
 from megalm.param_spec import ParamSpec
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
-from megalm.training.build import TrainingState, build_state, model_positions
+from megalm.training.build import TrainingState, build_state
 from megalm.training.feed import Feed, objective_of
+from megalm.training.model import model_positions
 from megalm.training.step import train_step
 
 
@@ -116,5 +117,5 @@ def _hold_gradients(seen: Probe, state: TrainingState) -> None:
 
 
 def _hold_values(seen: Probe, state: TrainingState) -> None:
-    for parameter in state.model.parameters():
+    for parameter in state.held.parameters():
         _hold(seen, state, f"step {state.step} value", spec_of(parameter), parameter)

@@ -53,7 +53,7 @@ def plain_loop(config: RunConfig) -> tuple[list[float], list[float]]:
     torch.manual_seed(config.run.seed)
     model = own_model.build(config.model, Axis.alone(), False).double()
     name_parameters(model)
-    initialize(model, config.run.seed, {})
+    initialize(model.parameters(), config.run.seed, {})
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.RMSprop(learned, lr=LR, alpha=KEEP, eps=config.optimizer.eps, momentum=MOMENTUM)
     data = TrainingData(

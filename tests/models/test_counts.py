@@ -19,6 +19,7 @@ from megalm.parallel.pipeline.stage import Stage
 from megalm.run_config import RunConfig
 from megalm.training.build import build_model
 from megalm.validation import validate
+from megalm.weight_half import WeightHalf
 
 PUBLISHED = {
     "gpt2-124m": 124_439_808,
@@ -128,10 +129,10 @@ def test_flops_are_those_of_the_products(fields: dict[str, Any], learns: bool) -
     batch = MicroBatch(tokens, tokens, torch.arange(13).expand(2, 13), tokens, loss_scale=1 / 26)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
     with sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(learns), counter:
-        stage = Stage(model.blocks())  # type: ignore[operator]
-        stage.forward(0, batch)
+        stage = Stage(model.blocks(), WeightHalf())  # type: ignore[operator]
+        stage.forward(0, None, batch)
         if learns:
-            stage.backward(0, None)
+            stage.backward(0)
     per_token = training_flops_per_token if learns else forward_flops_per_token
     assert counter.get_total_flops() == 26 * per_token(
         DecoderShape.of(ModelConfig.model_validate({**SIZES, **fields})), 13

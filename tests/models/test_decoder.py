@@ -18,7 +18,6 @@ from megalm.batch import IGNORED, MicroBatch
 from megalm.data.loader import Rows
 from megalm.mesh import Mesh
 from megalm.objectives.clm import clm
-from megalm.parallel.pipeline.program import one_stage, with_reductions
 from megalm.run_config import RunConfig
 from megalm.training.build import TrainingState, build_state, named_parameters
 from megalm.validation import validate
@@ -110,7 +109,7 @@ def with_scale(batch: MicroBatch) -> MicroBatch:
 
 def learned(state: TrainingState, batch: MicroBatch) -> tuple[float, dict[str, Tensor]]:
     """Return megalm's loss and every gradient, by megalm's names."""
-    loss = state.engine.run(with_reductions(one_stage(1), len(state.buckets)), [batch])
+    loss = state.engine.run(state.programs.training(1), [batch])
     slots = [(bucket, slot) for bucket in state.buckets for slot in bucket.slots]
     return loss.item(), {slot.spec.name: slot.view(bucket.gradients) for bucket, slot in slots}
 

@@ -16,7 +16,8 @@ from megalm.models.attention import Attention
 from megalm.optim.optimizer import Optimizer
 from megalm.parallel.data.bucket import Bucket, Slot
 from megalm.parallel.data.exchange import GradientExchange
-from megalm.parallel.pipeline.stage import Stage
+from megalm.parallel.pipeline.stage import Gradients, Stage
+from megalm.parallel.pipeline.transport import Parcel, Transport
 from megalm.parallel.tensor import cross_entropy, linear
 from megalm.parallel.tensor.dropout import Dropout
 from megalm.parallel.tensor.heads import HeadCut
@@ -94,19 +95,13 @@ def _last_microbatch_only() -> Any:
     """Only the last micro-batch's gradients are kept."""
     original = Stage.backward
 
-    def backward(self: Stage, number: int, block: int | None) -> None:
-        if number + 1 < self.num_microbatches:  # type: ignore[attr-defined]
-            del self._borders[number]
-        else:
-            original(self, number, block)
+    def backward(self: Stage, number: int, gradients: Gradients | None = None, block: int | None = None) -> Gradients:
+        if number + 1 < 3:
+            del self._kept[number]
+            return {}
+        return original(self, number, gradients, block)
 
-    forward = Stage.forward
-
-    def count(self: Stage, number: int, microbatch: MicroBatch) -> Tensor:
-        self.num_microbatches = 3  # type: ignore[attr-defined]
-        return forward(self, number, microbatch)
-
-    return mock.patch.multiple(Stage, backward=backward, forward=count)
+    return mock.patch.object(Stage, "backward", backward)
 
 
 def _wrong_key_heads() -> Any:
@@ -229,6 +224,59 @@ def _init_by_rank() -> Any:
     return mock.patch.object(parameters, "draw", draw)
 
 
+def _ties_not_summed() -> Any:
+    """The copies of a tied table on two stages keep only their own gradients."""
+    original = GradientExchange.finish
+
+    def finish(self: GradientExchange) -> None:
+        self._ties = {}
+        original(self)
+
+    return mock.patch.object(GradientExchange, "finish", finish)
+
+
+def _tied_copy_counts() -> Any:
+    """The gradient norm counts both copies of a tied table."""
+    original = ParamSpec.owned_slices
+
+    def owned(self: ParamSpec, positions: Mapping[str, int]) -> tuple[slice, ...] | None:
+        return original(replace(self, tied_to=None), positions)
+
+    return mock.patch.object(ParamSpec, "owned_slices", owned)
+
+
+def _weight_half_dropped() -> Any:
+    """The weight products of the first micro-batch are put off and forgotten."""
+    original = Stage.backward_weight
+
+    def backward_weight(self: Stage, number: int, block: int | None = None) -> None:
+        if number:
+            original(self, number, block)
+
+    return mock.patch.object(Stage, "backward_weight", backward_weight)
+
+
+def _gradient_sent_twice_as_large() -> Any:
+    """What comes back from the next stage is doubled."""
+    original = Transport.receive
+
+    def receive(self: Transport, parcel: Parcel) -> dict[str, Tensor]:
+        found = original(self, parcel)
+        return {name: 2 * tensor for name, tensor in found.items()} if parcel.is_gradient else found
+
+    return mock.patch.object(Transport, "receive", receive)
+
+
+def _rows_sent_too_early() -> Any:
+    """What flows to the next stage is changed after its send has begun."""
+    original = Transport.send
+
+    def send(self: Transport, flow: Tensor, peer: int, border: object) -> None:
+        original(self, flow.detach().roll(1, 0).requires_grad_(), peer, border)
+
+    return mock.patch.object(Transport, "send", send)
+
+
 FAULTS: Mapping[str, Patch] = {
     "gradients not summed over dp": _no_data_sum,
     "gradients averaged twice": _averaged_twice,
@@ -249,6 +297,11 @@ FAULTS: Mapping[str, Patch] = {
     "bias added by every rank": _bias_on_every_rank,
     "same samples on every data rank": _same_samples_everywhere,
     "positions drawn by rank": _init_by_rank,
+    "tied copies not summed": _ties_not_summed,
+    "tied copy counted in the norm": _tied_copy_counts,
+    "weight half dropped": _weight_half_dropped,
+    "gradient doubled between stages": _gradient_sent_twice_as_large,
+    "rows shifted between stages": _rows_sent_too_early,
 }
 
 

@@ -1,5 +1,7 @@
 """Oracle: each planted fault changes the result, so the comparison must refuse it and name a tensor."""
 
+from dataclasses import replace
+
 import pytest
 
 from megalm.verify.compare import Tolerance, compare
@@ -31,6 +33,11 @@ SHOWN_BY = {
     "bias added by every rank": (GPT2, {"tp": 2}, False, "step 2 loss", "model."),
     "same samples on every data rank": (GPT2, {"dp": 2}, False, "step 1 loss", "model."),
     "positions drawn by rank": (GPT2, {"tp": 2}, False, "step 1 loss", "model."),
+    "tied copies not summed": (GPT2, {"pp": 2}, False, "step 1 gradient norm", "model.embed_tokens.weight"),
+    "tied copy counted in the norm": (GPT2, {"pp": 2}, False, "step 1 gradient norm", "model."),
+    "weight half dropped": (NEOX, {"pp": 2}, False, "step 1 gradient norm", "_proj.weight"),
+    "gradient doubled between stages": (LLAMA, {"pp": 2}, False, "step 1 gradient norm", "model."),
+    "rows shifted between stages": (GPT2_UNTIED, {"pp": 2}, False, "step 1 loss", "model."),
 }
 
 
@@ -42,7 +49,11 @@ def test_every_fault_has_a_case() -> None:
 def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
     model, layout, sequence_parallel, first, tensor = SHOWN_BY[fault]
     config = run_file(
-        model, layout=layout, tensor={"sequence_parallel": sequence_parallel}, train={"micro_batch_size": 2}
+        model,
+        layout=layout,
+        tensor={"sequence_parallel": sequence_parallel},
+        pipeline={"schedule": "zb-h1" if "pp" in layout else "1f1b"},
+        train={"micro_batch_size": 2},
     )
     seen = ranks.run(config.layout.world_size, seen_by_rank, config, fault)
     wrong = [
@@ -54,3 +65,13 @@ def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
     named = next(finding.detail for finding in wrong if finding.detail)
     assert tensor in named
     assert "ParamSpec(" in named
+
+
+def test_a_parameter_that_no_rank_holds_is_named() -> None:
+    reference = alone(NEOX, False)
+    lost = "model.layers.1.mlp.up_proj.weight"
+    rest = replace(reference, held=[held for held in reference.held if held.spec.name != lost])
+    findings = compare(reference, [rest], Tolerance.of("fp64"), 1e-2)
+    wrong = [finding for finding in findings if not finding.agrees]
+    assert wrong[0].what == "step 1 gradient"
+    assert wrong[0].detail == f"{lost} is held by no rank"

@@ -28,3 +28,14 @@ def test_scale_1_changes_nothing() -> None:
 def test_a_model_of_the_users_own_is_not_shrunk() -> None:
     with pytest.raises(UserError, match="built-in families"):
         shrunk(run_file(GPT2, model={"family": "some.module:build"}), 0.5)
+
+
+def test_there_stay_enough_layers_for_the_stages() -> None:
+    config = run_file(
+        GPT2,
+        model={"num_hidden_layers": 12},
+        layout={"pp": 3},
+        pipeline={"schedule": "zb-v", "blocks_per_stage": [3, 3, 2, 2, 2, 2]},
+    )
+    assert shrunk(config, 0.1).model.num_hidden_layers == 4
+    assert shrunk(config, 0.5).model.num_hidden_layers == 6

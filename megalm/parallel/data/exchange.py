@@ -1,6 +1,7 @@
 """The sum of gradients over the ranks that saw other tokens."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
@@ -18,10 +19,18 @@ class GradientExchange:
         buckets: one a block, in the order of the blocks.
         data: the axis of the data ranks.
         axes: the model axes that specs name, by name.
+        ties: by the name of a parameter of which several pipeline ranks hold a copy, the axis of these ranks.
     """
 
-    def __init__(self, buckets: Sequence[Bucket], data: Axis, axes: Mapping[str, Axis]) -> None:
+    def __init__(
+        self,
+        buckets: Sequence[Bucket],
+        data: Axis,
+        axes: Mapping[str, Axis],
+        ties: Mapping[str, Axis] = MappingProxyType({}),
+    ) -> None:
         """See the class."""
+        self._ties = ties
         self.buckets = buckets
         self._data = data
         self._axes = axes
@@ -55,7 +64,13 @@ class GradientExchange:
         local.copy_(collectives.all_reduce(whole, axis)[part])
 
     def finish(self) -> None:
-        """Return when all sums that were started are in place."""
+        """Return when all sums that were started are in place, those of tied copies too.
+
+        Copies are summed last: a rank that waited for another one before its own work is done could wait for ever.
+        """
         for work in self._running:
             work.wait()
         self._running.clear()
+        copies = {slot.spec.name: slot.view(bucket.gradients) for bucket in self.buckets for slot in bucket.slots}
+        for name, axis in self._ties.items():
+            collectives.all_reduce(copies[name], axis)

@@ -1,44 +1,180 @@
-"""Executes a program over a stage."""
+"""Executes one rank's list of a program over the stages that the rank holds."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from megalm.batch import MicroBatch
-from megalm.parallel.pipeline.action import Kind
+from megalm.parallel.pipeline.action import Action, Kind
+from megalm.parallel.pipeline.flow import Flow, unnamed
 from megalm.parallel.pipeline.program import Program
-from megalm.parallel.pipeline.stage import Stage
+from megalm.parallel.pipeline.stage import Gradients, Stage
+from megalm.parallel.pipeline.transport import Parcel, Transport
+
+Record = Callable[[Action, float, float], None]
+"""Is told each action with its start and end, in seconds of the engine's clock."""
 
 
 class Engine:
     """Runs one rank's list of actions.
 
     Args:
-        stage: the rank's span of blocks.
-        reduce: starts the sum of one block's gradients over the data ranks; how is the data engine's business.
+        rank: position on the pipeline axis.
+        stages: the rank's spans of blocks, by number.
+        transport: sends and receives; a pipeline of one rank needs none.
+        reduce: starts the sum of one block's gradients, given stage and block; how is the data engine's business.
         finish: returns when all started sums are in place.
+
+    Attributes:
+        record: is told what training steps do, where somebody wants to know.
+        now: the clock of the record.
     """
 
-    def __init__(self, stage: Stage, reduce: Callable[[int], None], finish: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        rank: int,
+        stages: Mapping[int, Stage],
+        transport: Transport | None,
+        reduce: Callable[[int, int], None],
+        finish: Callable[[], None],
+    ) -> None:
         """See the class."""
-        self.stage = stage
+        self.rank = rank
+        self.stages = stages
+        self.record: Record | None = None
+        self.now: Callable[[], float] = time.perf_counter
+        self._transport = transport
         self._reduce = reduce
         self._finish = finish
 
     def run(self, program: Program, microbatches: Sequence[MicroBatch]) -> Tensor:
-        """Execute the program and return this rank's share of the global batch's loss, a float64 scalar."""
-        loss = torch.zeros((), dtype=torch.float64)
-        for action in program:
-            match action.kind:
-                case Kind.FORWARD:
-                    assert action.microbatch is not None
-                    loss = loss + self.stage.forward(action.microbatch, microbatches[action.microbatch]).double().cpu()
-                case Kind.BACKWARD:
-                    assert action.microbatch is not None
-                    self.stage.backward(action.microbatch, action.block)
-                case Kind.REDUCE:
-                    assert action.block is not None
-                    self._reduce(action.block)
+        """Execute a training program and return this rank's share of the global batch's loss, a float64 scalar.
+
+        Only the rank with the last stage has a share; the others return 0.
+
+        Raises:
+            LostRank: a neighbour in the pipeline is gone or silent.
+        """
+        loss = _Run(self, self._transport, self._reduce, program, microbatches).go(self.record)
         self._finish()
         return loss
+
+    @torch.no_grad()
+    def evaluate(self, program: Program, microbatches: Sequence[MicroBatch]) -> Tensor:
+        """Execute a forward-only program and return this rank's share of the losses' sum, as ``run`` does."""
+        return _Run(self, self._transport, self._reduce, program, microbatches).go(None)
+
+
+class _Run:
+    """One step, as one rank goes through it; what stands between two actions lives here."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        transport: Transport | None,
+        reduce: Callable[[int, int], None],
+        program: Program,
+        microbatches: Sequence[MicroBatch],
+    ) -> None:
+        self._engine, self._transport, self._reduce = engine, transport, reduce
+        self._stages, self._program, self._microbatches = engine.stages, program, microbatches
+        self._last_stage = program.num_stages - 1
+        self._loss: Tensor | None = None
+        self._inputs: dict[tuple[int, int], Flow] = {}
+        self._outputs: dict[tuple[int, int], Flow] = {}
+        self._gradients: dict[tuple[int, int], Gradients] = {}
+        self._input_gradients: dict[tuple[int, int], Gradients] = {}
+
+    def go(self, record: Record | None) -> Tensor:
+        """Do every action in its order."""
+        actions = self._program.ranks[self._engine.rank]
+        if self._transport is not None:
+            self._transport.begin([self._parcel(action) for action in actions if action.kind in _RECEIVES])
+        for action in actions:
+            if record is None:
+                self._do(action)
+            else:
+                started = self._engine.now()
+                self._do(action)
+                record(action, started, self._engine.now())
+        if self._transport is not None:
+            self._transport.finish()
+        return torch.zeros((), dtype=torch.float64) if self._loss is None else self._loss.cpu()
+
+    def _do(self, action: Action) -> None:
+        stage, number = action.stage, action.microbatch
+        match action.kind:
+            case Kind.FORWARD:
+                assert number is not None
+                self._forward(stage, number)
+            case Kind.BACKWARD:
+                assert number is not None
+                gradients = self._gradients.pop((stage, number), None)
+                found = self._stages[stage].backward(number, gradients, action.block)
+                if not action.block:
+                    self._pass_back(stage, number, found)
+            case Kind.BACKWARD_INPUT:
+                assert number is not None
+                gradients = self._gradients.pop((stage, number), None)
+                self._pass_back(stage, number, self._stages[stage].backward_input(number, gradients))
+            case Kind.BACKWARD_WEIGHT:
+                assert number is not None
+                self._stages[stage].backward_weight(number, action.block)
+            case Kind.REDUCE:
+                assert action.block is not None
+                self._reduce(stage, action.block)
+            case Kind.GATHER | Kind.RELEASE:
+                raise ValueError(f"{action}: the parameters are whole, there is nothing to gather or to release")
+            case _:
+                assert number is not None
+                assert self._transport is not None
+                self._communicate(action, stage, number, self._transport)
+
+    def _forward(self, stage: int, number: int) -> None:
+        flow = self._stages[stage].forward(number, self._inputs.pop((stage, number), None), self._microbatches[number])
+        if stage == self._last_stage:
+            assert isinstance(flow, Tensor)
+            share = flow.detach().double()
+            self._loss = share if self._loss is None else self._loss + share
+        elif stage + 1 in self._stages:
+            self._inputs[stage + 1, number] = flow
+        else:
+            self._outputs[stage, number] = flow
+
+    def _pass_back(self, stage: int, number: int, gradients: Gradients) -> None:
+        if stage - 1 in self._stages:
+            self._gradients[stage - 1, number] = gradients
+        elif stage > 0:
+            self._input_gradients[stage, number] = gradients
+
+    def _communicate(self, action: Action, stage: int, number: int, transport: Transport) -> None:
+        match action.kind:
+            case Kind.SEND_FORWARD:
+                flow = self._outputs.pop((stage, number))
+                transport.send(flow, self._holder(stage + 1), self._border(stage + 1, number))
+            case Kind.RECEIVE_FORWARD:
+                self._inputs[stage, number] = unnamed(transport.receive(self._parcel(action)))
+            case Kind.SEND_BACKWARD:
+                gradients = self._input_gradients.pop((stage, number))
+                transport.send_gradients(gradients, self._holder(stage - 1), self._border(stage, number))
+            case Kind.RECEIVE_BACKWARD:
+                self._gradients[stage, number] = dict(transport.receive(self._parcel(action)))
+
+    def _parcel(self, action: Action) -> Parcel:
+        assert action.microbatch is not None
+        forward = action.kind is Kind.RECEIVE_FORWARD
+        border = action.stage if forward else action.stage + 1
+        peer = self._holder(action.stage - 1 if forward else action.stage + 1)
+        return Parcel(action, peer, self._border(border, action.microbatch))
+
+    def _holder(self, stage: int) -> int:
+        return self._program.rank_of_stage[stage]
+
+    def _border(self, stage: int, number: int) -> Hashable:
+        batch = self._microbatches[number]
+        return stage, tuple(batch.tokens_bs.shape), batch.documents_bs is None, torch.is_grad_enabled()
+
+
+_RECEIVES = (Kind.RECEIVE_FORWARD, Kind.RECEIVE_BACKWARD)

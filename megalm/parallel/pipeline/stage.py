@@ -1,49 +1,122 @@
-"""A span of blocks and the activations it keeps between forward and backward."""
+"""A span of blocks and what it keeps between the forward and the backward of a micro-batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from megalm.batch import MicroBatch
+from megalm.parallel.pipeline.flow import Flow, mapped, named
+from megalm.weight_half import WeightHalf, Work
+
+Gradients = dict[str, Tensor | None]
+"""Of a flow's tensors, by name; ``None`` where nothing depends on the tensor."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """One block's forward of one micro-batch: its own graph, whose output is needed no more."""
+
+    entry: Flow | None
+    edges: Mapping[str, GradientEdge]
 
 
 class Stage:
     """Runs its blocks forward and backward, one block at a time, so that each block's gradients are done early.
 
     Args:
-        blocks: called as ``block(x, microbatch)`` in order; the first is given ``None``, the last returns the
-            micro-batch's share of the loss.
+        blocks: called as ``block(flow, microbatch)`` in order; the model's first is given ``None``, its last returns
+            the micro-batch's share of the loss.
+        weight_half: where the blocks' layers leave the weight products of input halves.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], weight_half: WeightHalf) -> None:
         """See the class."""
         self.blocks = blocks
-        self._borders: dict[int, list[tuple[Tensor | None, Tensor]]] = {}
-        self._gradients: dict[int, Tensor | None] = {}
+        self._weight_half = weight_half
+        self._kept: dict[int, list[_Kept]] = {}
+        self._gradients: dict[int, Gradients] = {}
+        self._products: dict[int, list[list[Work]]] = {}
 
-    def forward(self, number: int, microbatch: MicroBatch) -> Tensor:
-        """Run micro-batch ``number`` through all blocks and return its share of the loss."""
-        borders: list[tuple[Tensor | None, Tensor]] = []
-        x: Tensor | None = None
+    def forward(self, number: int, flow: Flow | None, microbatch: MicroBatch) -> Flow:
+        """Run micro-batch ``number`` through all blocks and return what flows on."""
+        kept: list[_Kept] = []
         for block in self.blocks:
-            entry = None if x is None else x.detach().requires_grad_(x.requires_grad)
-            x = block(entry, microbatch)
-            borders.append((entry, x))
-        assert x is not None
+            entry = None if flow is None else mapped(_leaf, flow)
+            flow = block(entry, microbatch)
+            assert flow is not None
+            edges = {name: get_gradient_edge(t) for name, t in named(flow).items() if t.requires_grad}
+            kept.append(_Kept(entry, edges))
+        assert flow is not None
         if torch.is_grad_enabled():
-            self._borders[number] = borders
-        return x.detach()
+            self._kept[number] = kept
+        return flow
 
-    def backward(self, number: int, block: int | None) -> None:
-        """Run the backward of micro-batch ``number``: of its next block, which must be ``block``, or of all left."""
-        borders = self._borders[number]
-        if block is not None and block != len(borders) - 1:
-            raise ValueError(f"block {block} comes before block {len(borders) - 1} in the backward")
-        while len(borders) > (block or 0):
-            entry, x = borders.pop()
-            if x.requires_grad:
-                torch.autograd.backward(x, self._gradients.get(number))
-            self._gradients[number] = entry.grad if entry is not None else None
-        if not borders:
-            del self._borders[number], self._gradients[number]
+    def backward(self, number: int, gradients: Gradients | None = None, block: int | None = None) -> Gradients:
+        """Run the backward of micro-batch ``number``: of its next block, which must be ``block``, or of all left.
+
+        Args:
+            number: which micro-batch.
+            gradients: of what flowed on; only with the first call for a micro-batch. The loss needs none.
+            block: cut the backward after this block.
+
+        Returns:
+            The gradients of what flowed in, so far.
+        """
+        kept = self._kept[number]
+        if gradients is not None:
+            self._gradients[number] = gradients
+        if block is not None and block != len(kept) - 1:
+            raise ValueError(f"block {block} comes before block {len(kept) - 1} in the backward")
+        while len(kept) > (block or 0):
+            self._gradients[number] = _backward(kept.pop(), self._gradients.get(number))
+        found = self._gradients[number]
+        if not kept:
+            del self._kept[number], self._gradients[number]
+        return found
+
+    def backward_input(self, number: int, gradients: Gradients | None = None) -> Gradients:
+        """Run the input half of the backward: all but the products that make weight gradients."""
+        products: list[list[Work]] = []
+        found: Gradients = gradients or {}
+        for block in reversed(range(len(self.blocks))):
+            with self._weight_half.put_off() as work:
+                found = self.backward(number, gradients if block == len(self.blocks) - 1 else None, block)
+            products.append(work)
+        self._products[number] = products
+        return found
+
+    @torch.no_grad()
+    def backward_weight(self, number: int, block: int | None = None) -> None:
+        """Make the weight gradients that the input half has put off: of the next block, ``block``, or of all left."""
+        products = self._products[number]
+        if block is not None and block != len(self.blocks) - 1 - self._blocks_done(products):
+            raise ValueError(f"block {block} is not the next one of the weight half")
+        while products and (block is None or self._blocks_done(products) < len(self.blocks) - block):
+            for work in products.pop(0):
+                work()
+        if not products:
+            del self._products[number]
+
+    def _blocks_done(self, products: Sequence[list[Work]]) -> int:
+        return len(self.blocks) - len(products)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.requires_grad)
+
+
+def _backward(kept: _Kept, gradients: Gradients | None) -> Gradients:
+    """Run one block's backward and return the gradients of its entry."""
+    if gradients is None:  # the loss
+        edges = list(kept.edges.values())
+        given: list[Tensor | None] = [None] * len(edges)
+    else:
+        edges = [edge for name, edge in kept.edges.items() if gradients.get(name) is not None]
+        given = [gradients[name] for name in kept.edges if gradients.get(name) is not None]
+    if edges:
+        torch.autograd.backward(edges, given)
+    entry = {} if kept.entry is None else named(kept.entry)
+    return {name: tensor.grad for name, tensor in entry.items()}

@@ -135,3 +135,28 @@ def test_a_blocks_sum_runs_on_until_the_end_of_the_step_and_is_waited_for_once(m
     engine.finish()
     engine.finish()
     assert [work.waits for work in under_way] == [1]
+
+
+def tied(context: RankContext) -> list[Tensor | None]:
+    """Of three ranks the first and the last hold a copy of ``tied``; each has one more parameter of its own."""
+    mesh = Mesh.build(Layout(pp=3))
+    own = ParamSpec((2,), Init.constant(0.0), name=f"own {context.rank}")
+    shared = ParamSpec((2, 2), Init.constant(0.0), name="tied")
+    holds = context.rank != 1
+    bucket = bucket_of((own, shared) if holds else (own,), mesh)
+    ties = {"tied": mesh.subset("pp", [0, 2])} if holds else {}
+    engine = GradientExchange([bucket], mesh.data, {"tp": mesh.tp}, ties)
+    for slot in bucket.slots:
+        sum_of(slot.parameter).fill_(10.0**context.rank)
+    engine.reduce(0)
+    before = {slot.spec.name: slot.view(bucket.gradients).clone() for slot in bucket.slots}
+    engine.finish()
+    after = {slot.spec.name: slot.view(bucket.gradients) for slot in bucket.slots}
+    assert torch.equal(before[own.name], after[own.name])
+    return [before.get("tied"), after.get("tied")]
+
+
+def test_tied_copies_are_summed_once_when_all_else_is_done(ranks: RankPool) -> None:
+    first, middle, last = ranks.run(3, tied)
+    assert middle == [None, None]
+    assert [float(tensor.mean()) for tensor in (*first, *last) if tensor is not None] == [1, 101, 100, 101]

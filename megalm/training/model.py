@@ -1,0 +1,124 @@
+"""Builds the part of the model that one rank holds: its blocks of the pipeline, its slices of their parameters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from megalm import registry
+from megalm.batch import MicroBatch
+from megalm.errors import UserError
+from megalm.mesh import Axis, Mesh
+from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
+from megalm.models.counts import block_costs
+from megalm.models.decoder import build_decoder, fill_tables
+from megalm.models.decoder_shape import DecoderShape
+from megalm.parallel.data.bucket import Bucket, give_storage, make_bucket
+from megalm.parallel.pipeline.partition import partition
+from megalm.parallel.tensor.dropout import name_streams
+from megalm.parameters import initialize, name_parameters, spec_of
+from megalm.run_config import RunConfig
+from megalm.training.held import Held, check_blocks
+
+Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
+
+
+class OneBlock(nn.Module):
+    """A model without ``blocks()``: one block that maps a micro-batch to its share of the loss."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Wrap the model."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, _: Tensor | None, batch: MicroBatch) -> Tensor:
+        """Return the micro-batch's share of the global batch's loss."""
+        loss: Tensor = self.model(batch)
+        return loss
+
+
+@dataclass(frozen=True)
+class Part:
+    """The model as one rank has it.
+
+    Args:
+        model: all of it; what other ranks of the pipeline hold has no memory.
+        held: this rank's part.
+        buckets: its trainable parameters by (stage, block).
+        num_blocks: of every stage of the pipeline.
+    """
+
+    model: nn.Module
+    held: Held
+    buckets: Mapping[tuple[int, int], Bucket]
+    num_blocks: Sequence[int]
+
+
+def model_positions(mesh: Mesh) -> dict[str, int]:
+    """Return this rank's position on each axis that specs name."""
+    return {"tp": mesh.tp.rank}
+
+
+def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int]) -> Part:
+    """Build this rank's part of the model, with named specs and drawn values.
+
+    The values are a function of (run.seed, parameter name) alone; no rank ever holds more than its part.
+
+    Args:
+        config: the run.
+        mesh: this rank's axes.
+        rank_of_stage: the rank of the pipeline that holds each stage.
+
+    Raises:
+        UserError: the model does not fit the stages, or its blocks do not hold all of it.
+    """
+    builders: dict[str, Builder] = dict.fromkeys(FAMILY_DEFAULTS, build_decoder)
+    build = registry.lookup("model.family", config.model.family, builders)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)  # for what a user's own modules draw by themselves
+        model = build(config.model, mesh.tp, config.tensor.sequence_parallel)
+    name_parameters(model)
+    name_streams(model, config.run.seed)
+    blocks: Sequence[nn.Module] = model.blocks() if hasattr(model, "blocks") else [OneBlock(model)]  # type: ignore[operator]
+    check_blocks(model, blocks)
+    spans = _spans(config, blocks, len(rank_of_stage))
+    held = Held.of(blocks, spans, rank_of_stage, mesh.pp.rank)
+    held.release_others(model)
+    return Part(model, held, _place(held, config, mesh), [len(span) for span in spans])
+
+
+def _spans(config: RunConfig, blocks: Sequence[nn.Module], num_stages: int) -> list[range]:
+    costs: Sequence[float] = [1.0] * len(blocks)
+    if config.model.family in FAMILY_DEFAULTS:
+        costs = block_costs(DecoderShape.of(config.model), config.train.seq_length)
+    elif len(blocks) == 1 < num_stages:
+        raise UserError(
+            f"model.family={config.model.family} has no blocks() that a pipeline of {num_stages} stages could cut it "
+            "into; add the method, or set layout.pp=1."
+        )
+    sizes = config.pipeline.blocks_per_stage
+    return partition(costs, num_stages, None if sizes == "auto" else sizes)
+
+
+def _place(held: Held, config: RunConfig, mesh: Mesh) -> dict[tuple[int, int], Bucket]:
+    """Give this rank's parameters and buffers their memory, and draw their values."""
+    dtype = DTYPES[config.train.precision]
+    for parameter in held.parameters():
+        holders = held.holders.get(spec_of(parameter).name, [mesh.pp.rank])
+        if mesh.pp.rank != holders[0]:  # a copy: counted and saved where the first one lies
+            parameter.spec = replace(spec_of(parameter), tied_to=spec_of(parameter).name)  # type: ignore[attr-defined]
+    buckets = {
+        place: make_bucket(parameters, mesh.device, dtype) for place, parameters in held.parameters_by_block().items()
+    }
+    for parameter in held.parameters():
+        if not parameter.requires_grad:
+            give_storage(parameter, torch.empty(parameter.shape, device=mesh.device, dtype=dtype))
+    for module in held.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            moved = torch.empty_like(buffer, device=mesh.device) if buffer.is_meta else buffer.to(mesh.device)
+            setattr(module, name, moved.to(dtype) if buffer.is_floating_point() else moved)
+    fill_tables(held.modules())
+    initialize(held.parameters(), config.run.seed, model_positions(mesh))
+    return buckets
