@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from megalm.errors import TrainingError, UserError
+from megalm.errors import LostRank, TrainingError, UserError
 from megalm.launcher.parent import die_with
 from megalm.launcher.placement import LOCAL_LAUNCHER
 from megalm.launcher.verdict import Kind, tell
@@ -39,6 +39,8 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
         return _ended("refused", 2, str(error), env)
     except TrainingError as error:
         return _ended("refused", 1, str(error), env)
+    except LostRank as error:
+        return _ended("lost", 1, str(error), env)
     except KeyboardInterrupt:
         return _ended("interrupted", INTERRUPTED, "interrupted.", env)
     except BrokenPipeError:  # the reader of our output, head for example, has gone

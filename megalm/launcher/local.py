@@ -158,8 +158,15 @@ class _Launch:
         causes = {rank: order for rank in self.ranks if (order := _order(rank, ends.get(rank.number))) is not None}
         codes = [rank.process.returncode for rank in self.ranks]
         if causes:
-            return self._cause(min(causes, key=causes.__getitem__))
+            culprit = min(causes, key=causes.__getitem__)
+            code, message = self._cause(culprit)
+            return Outcome(code, "\n".join([message, *self._who_waited(culprit)]))
         return Outcome(next((code for code in codes if code not in (0, PREEMPTED)), max(codes)))
+
+    def _who_waited(self, culprit: RankProcess) -> list[str]:
+        """Return what each other rank waited for when it found that a rank was gone."""
+        verdicts = [rank.verdict for rank in self.ranks if rank is not culprit]
+        return [verdict.text for verdict in verdicts if verdict is not None and verdict.kind == "lost"]
 
     def _cause(self, culprit: RankProcess) -> Outcome:
         verdict = culprit.verdict
@@ -169,7 +176,7 @@ class _Launch:
             message = "interrupted." if number == signal.SIGINT else f"ended by {signal.Signals(number).name}."
             return Outcome(128 + number, message)
         who = f"rank {culprit.number} (process {culprit.process.pid})"
-        if verdict is not None and verdict.kind == "refused":
+        if verdict is not None and verdict.kind in ("refused", "lost"):
             message = verdict.text
         elif verdict is not None:
             message = f"{verdict.text.rstrip()}\n{who} failed; the other ranks were ended."

@@ -16,7 +16,7 @@ VERDICT_FD = "MEGALM_VERDICT_FD"
 LONGEST = 15_000
 """Letters of at most 4 bytes: what fits into a pipe that nobody reads yet."""
 
-Kind = Literal["finished", "refused", "crashed", "interrupted"]
+Kind = Literal["finished", "refused", "lost", "crashed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class Verdict:
     """Why a rank ended.
 
     Args:
-        kind: ``finished`` in order, whatever its exit code; ``refused`` with a sentence for the user; ``crashed`` with
-            a traceback; ``interrupted`` by Ctrl-C.
+        kind: ``finished`` in order, whatever its exit code; ``refused`` with a sentence for the user; ``lost`` with a
+            sentence of what it waited for, from a rank that is gone or silent; ``crashed`` with a traceback;
+            ``interrupted`` by Ctrl-C.
         code: its exit code, which a signal that came later does not change.
         text: the sentence or the traceback.
         time_s: on the machine's monotonic clock, the same for all processes.
