@@ -34,7 +34,11 @@ class RunSection(Section):
         description="Seconds that a rank waits in one collective before the run ends with an error. Too short ends "
         "runs whose ranks are merely slow to start or to save; too long leaves a hang unseen.",
     )
-    trace: bool = Field(False, description="true records what each rank does when, for a timeline; costs some speed.")
+    trace: bool = Field(
+        False,
+        description="true records what each rank does when, one line a step in trace/, for the report's timeline and "
+        "trace.json; costs some speed. A resume begins the record anew.",
+    )
     max_restarts: int = Field(
         0, ge=0, description="How often a run that failed is started again from its last checkpoint; 0 never."
     )

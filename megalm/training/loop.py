@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from megalm.training.feed import Feed, objective_of
 from megalm.training.resume import check_same_run, facts, local_pieces, owned_pieces, restore
 from megalm.training.step import StepReport, train_step
 from megalm.training.story import Story
+from megalm.training.trace import traced
 
 
 def train(config: RunConfig, placement: Placement | None = None) -> int:
@@ -100,7 +102,10 @@ class _Run:
         state = build_state(self.config, self.mesh)
         self._start_from(state, newest)
         self.story.begin(state, resumed=newest is not None)
-        self._steps(state, Feed(self.config, self.mesh, source, objective_of(self.config)))
+        feed = Feed(self.config, self.mesh, source, objective_of(self.config))
+        run_dir = Path(self.config.run.dir) if self.config.run.trace else None
+        with traced(run_dir, self.mesh, state.engine) as end_of_step:
+            self._steps(state, feed, end_of_step)
         self.store.wait()
 
     def _newest(self) -> Checkpoint | None:
@@ -123,7 +128,7 @@ class _Run:
                 restore(state, given)
             self.story.say(f"loaded {load}" + (" (weights only)" if weights_only else ""))
 
-    def _steps(self, state: TrainingState, feed: Feed) -> None:
+    def _steps(self, state: TrainingState, feed: Feed, end_of_step: Callable[[int], None]) -> None:
         assert self.mesh.ledger is not None
         self.mesh.ledger.entries.clear()
         state.model.train()
@@ -135,6 +140,7 @@ class _Run:
                 skip_non_finite=self.config.train.non_finite == "skip",
             )
             seconds = time.perf_counter() - started
+            end_of_step(report.step)
             if self.mesh.ledger.recording:
                 self.mesh.ledger.close()
                 self.story.communication(self.mesh.ledger)

@@ -19,6 +19,9 @@ from megalm.training.report_layout import layout_section
 from megalm.training.report_markup import Node, node, page, table
 from megalm.training.report_scale import readable
 from megalm.training.report_style import STYLE
+from megalm.training.report_timeline import timeline_section
+from megalm.training.timeline import chrome_trace
+from megalm.training.trace_files import files_in
 
 KIB = 1024
 
@@ -41,6 +44,7 @@ def write_report(run_dir: Path) -> Path:
         node("h2", "Layout"),
         layout_section(_layout(run, run_dir)),
         *_communication(run_dir / "communication.json"),
+        *timeline_section(run_dir, _layout(run, run_dir)),
         node("h2", "Run file"),
         node("details", node("summary", "run.yaml, as resolved"), node("pre", text), open_=""),
     )
@@ -53,7 +57,10 @@ def write_report(run_dir: Path) -> Path:
     )
     path = run_dir / "report.html"
     whole = path.with_name("report.html.new")
+    traces = files_in(run_dir)
     try:
+        if traces:
+            path.with_name("trace.json").write_text(chrome_trace(traces), encoding="utf-8")
         whole.write_text(page(node("html", head, body, lang="en")), encoding="utf-8")
         os.replace(whole, path)
     except OSError as error:
