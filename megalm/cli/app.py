@@ -88,6 +88,24 @@ def verify(
     return verify_here(config, steps, scale, "fp32" if fp32 else "bf16" if bf16 else "fp64")
 
 
+@app.command()
+def plan(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    show_schedule: Annotated[bool, typer.Option("--show-schedule", help="Draw what the pipeline's ranks do.")] = False,
+    width: Annotated[
+        int | None, typer.Option(min=0, help="Columns of the drawing; 0 for as many as all words need.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Also write the drawing to this file.", show_default=False)] = None,
+) -> int:
+    """Show, without running anything, how a run's layers are cut and in which order its pipeline works."""
+    if not show_schedule:
+        raise UserError("megalm plan only draws schedules so far; add --show-schedule.")
+    from megalm.cli.plan import show
+
+    return show(_load(run_file, overrides, None), width, svg)
+
+
 @app.command(hidden=True)
 def verify_rank(job: Annotated[Path, typer.Argument(metavar="JOB_DIR", show_default=False)]) -> int:
     """Run one rank of a comparison; ``verify`` starts it."""

@@ -29,7 +29,7 @@ def step_communication(
     microbatch_tokens: Sequence[int],
     dtype: str,
 ) -> Counter[Entry]:
-    """Return how often a rank makes each collective in one step without evaluation.
+    """Return how often a rank makes each collective in one step without evaluation and without a pipeline.
 
     Args:
         shape: the model.

@@ -1,0 +1,86 @@
+"""What a run's pipeline will do, drawn before it runs: stages, order, idle time, micro-batches in flight. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megalm.models.config import FAMILY_DEFAULTS
+from megalm.models.counts import block_costs
+from megalm.models.decoder_shape import DecoderShape
+from megalm.parallel.pipeline.clock import StageCost, Timetable, time_program
+from megalm.parallel.pipeline.draw import draw_text
+from megalm.parallel.pipeline.partition import partition
+from megalm.parallel.pipeline.schedule import program_of, stages_per_rank
+from megalm.run_config import RunConfig
+
+
+@dataclass(frozen=True)
+class ScheduleView:
+    """A run's pipeline on paper.
+
+    Args:
+        title: one line.
+        stages: one line a stage: its rank, its blocks, its share of the model's work.
+        timetable: with the forward, the input half and the weight half of a stage alike, in units of the mean stage's
+            forward; ``peak`` counts micro-batches, from the forward until the gradients of the weights.
+    """
+
+    title: str
+    stages: Sequence[str]
+    timetable: Timetable
+
+    def text(self, width: int | None) -> str:
+        """Return the view for a terminal of so many columns; ``None`` for as many as all words need."""
+        peaks = " ".join(str(peak) for peak in self.timetable.peak)
+        return "\n".join(
+            [
+                self.title,
+                *self.stages,
+                "",
+                draw_text(self.timetable, width),
+                "",
+                f"idle: {float(self.timetable.bubble):.1%} of all ranks' time",
+                f"micro-batches in flight at most, rank by rank: {peaks}",
+            ]
+        )
+
+
+def schedule_view(config: RunConfig) -> ScheduleView:
+    """Time the schedule of a run with what its stages compute in closed form; sending takes no time.
+
+    The stages of a model of the user's own, whose blocks are not known on paper, count alike.
+
+    Raises:
+        UserError: the schedule does not fit the run.
+    """
+    num_ranks, train = config.layout.pp, config.train
+    num_microbatches = -(-train.global_batch_size // (config.layout.dp * train.micro_batch_size))
+    per_rank = stages_per_rank(config.pipeline.schedule, config.pipeline.stages_per_rank)
+    program = program_of(config.pipeline.schedule, num_ranks, num_microbatches, per_rank)
+    costs, names = _stages(config, program.num_stages)
+    mean = sum(costs) / len(costs)
+    units = [StageCost(cost / mean, cost / mean, cost / mean) for cost in costs]
+    lines = [
+        f"stage {stage} on rank {program.rank_of_stage[stage]}: {name}, {cost / sum(costs):.1%} of the work"
+        for stage, (name, cost) in enumerate(zip(names, costs, strict=True))
+    ]
+    sizes = f"{num_ranks} ranks, {program.num_stages} stages, {num_microbatches} micro-batches"
+    title = f"{config.pipeline.schedule}: {sizes}"
+    return ScheduleView(title, lines, time_program(program, units))
+
+
+def _stages(config: RunConfig, num_stages: int) -> tuple[list[float], list[str]]:
+    """Return what each stage costs, and what it holds."""
+    if config.model.family not in FAMILY_DEFAULTS:
+        return [1.0] * num_stages, ["its share of the blocks"] * num_stages
+    costs = block_costs(DecoderShape.of(config.model), config.train.seq_length)
+    sizes = config.pipeline.blocks_per_stage
+    spans = partition(costs, num_stages, None if sizes == "auto" else sizes)
+    return [sum(costs[block] for block in span) for span in spans], [_name(span, len(costs)) for span in spans]
+
+
+def _name(span: range, num_blocks: int) -> str:
+    layers = [block - 1 for block in span if 0 < block < num_blocks - 1]
+    parts = ["embedding"] if span.start == 0 else []
+    if layers:
+        parts.append(f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}")
+    return ", ".join([*parts, "head"] if span.stop == num_blocks else parts)
