@@ -8,8 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.throughput import overhead
 from benchmarks.throughput.claims import CLAIMS, Measurement
-from benchmarks.throughput.megatron_tp import check_installed
+from benchmarks.throughput.megatron_cpu import check_installed
+from benchmarks.throughput.overhead import Overhead
 from benchmarks.throughput.pairs import ROOT, measure_pairs
 from benchmarks.throughput.report import result, table
 from benchmarks.throughput.workload import Workload
@@ -30,6 +32,7 @@ def main() -> int:
     workload = Workload(**arguments.workload)
     console = Console(stderr=True)
     measured = []
+    overheads: dict[str, list[Overhead]] = {}
     for claim in chosen:
 
         def tell(seen: Measurement, name: str = claim.name) -> None:
@@ -41,7 +44,11 @@ def main() -> int:
             )
 
         measured.append((claim, measure_pairs(claim, workload, arguments.pairs, tell)))
-    found = result(workload, arguments.pairs, measured)
+        if claim.pp > 1:
+            overheads[claim.name] = overhead.measure(claim, workload)
+            shares = ", ".join(f"{each.share:.2%}" for each in overheads[claim.name])
+            console.print(f"{claim.name} megalm: engine over stage CPU time of each rank {shares}", highlight=False)
+    found = result(workload, arguments.pairs, measured, overheads)
     arguments.output.write_text(json.dumps(found, indent=1) + "\n")
     Console().print(table(measured))
     print(f"results: {arguments.output}")

@@ -41,6 +41,8 @@ class Claim:
         tp: tensor-parallel ranks.
         threads: of each rank.
         bounds: all must hold.
+        pp: ranks of the pipeline.
+        micro_batch_size: sequences of a micro-batch; ``None`` for the whole local batch.
     """
 
     name: str
@@ -49,18 +51,27 @@ class Claim:
     tp: int
     threads: int
     bounds: tuple[Bound, ...]
+    pp: int = 1
+    micro_batch_size: int | None = None
 
     @property
     def num_ranks(self) -> int:
         """Processes of one measurement."""
-        return self.dp * self.tp
+        return self.dp * self.tp * self.pp
+
+    def micro_batch(self, workload: Workload) -> int:
+        """Return the sequences of a micro-batch."""
+        return self.micro_batch_size or workload.global_batch_size // self.dp
 
 
 _BEATS_PLAIN = (Bound("tokens_per_cpu_s", 1.25), Bound("peak_mib", 0.65, at_most=True))
+_FASTER = (Bound("tokens_per_s", 1.1),)
 CLAIMS = (
     Claim("one-process", "plain", dp=1, tp=1, threads=2, bounds=_BEATS_PLAIN),
     Claim("dp2", "plain", dp=2, tp=1, threads=1, bounds=_BEATS_PLAIN),
     Claim("tp2", "megatron-core", dp=1, tp=2, threads=1, bounds=(Bound("tokens_per_s", 0.97),)),
+    Claim("pp2-torch", "torch-pipelining", dp=1, tp=1, threads=1, bounds=_FASTER, pp=2, micro_batch_size=2),
+    Claim("pp2-megatron", "megatron-core", dp=1, tp=1, threads=1, bounds=_FASTER, pp=2, micro_batch_size=2),
 )
 
 

@@ -13,7 +13,7 @@ from megalm.launcher.placement import Placement, from_environment
 from megalm.mesh import Mesh
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
-from megalm.training.build import build_state
+from megalm.training.build import TrainingState, build_state
 from megalm.training.feed import Feed, objective_of
 from megalm.training.step import train_step
 
@@ -36,8 +36,8 @@ class FixedTokens:
         return Rows(tokens, np.zeros(tokens.shape, dtype=np.int32), np.arange(start, start + count))
 
 
-def run_config(workload: Workload, dp: int, tp: int) -> RunConfig:
-    """Return the run that does the workload: AdamW with the numbers of PyTorch's, the local batch in one piece."""
+def run_config(workload: Workload, dp: int, tp: int, pp: int, micro_batch_size: int) -> RunConfig:
+    """Return the run that does the workload: AdamW with the numbers of PyTorch's, a pipeline by 1F1B."""
     return RunConfig.model_validate(
         {
             "run": {"seed": workload.seed, "device": "cpu"},
@@ -49,7 +49,8 @@ def run_config(workload: Workload, dp: int, tp: int) -> RunConfig:
                 "vocab_size": workload.vocab_size,
                 "max_position_embeddings": workload.seq_length,
             },
-            "layout": {"dp": dp, "tp": tp},
+            "layout": {"dp": dp, "tp": tp, "pp": pp},
+            "pipeline": {"schedule": "1f1b"},
             "optimizer": {
                 "lr": workload.learning_rate,
                 "betas": [0.9, 0.999],
@@ -61,16 +62,16 @@ def run_config(workload: Workload, dp: int, tp: int) -> RunConfig:
             "train": {
                 "steps": workload.steps,
                 "global_batch_size": workload.global_batch_size,
-                "micro_batch_size": workload.global_batch_size // dp,
+                "micro_batch_size": micro_batch_size,
                 "seq_length": workload.seq_length,
             },
         }
     )
 
 
-def build_step(workload: Workload, dp: int, tp: int) -> tuple[Step, int]:
-    """Join the other ranks; return the training step of this rank and the number of the whole model's parameters."""
-    config = run_config(workload, dp, tp)
+def build(workload: Workload, dp: int, tp: int, pp: int, micro_batch_size: int) -> tuple[TrainingState, Step]:
+    """Join the other ranks; return this rank's state and its training step."""
+    config = run_config(workload, dp, tp, pp, micro_batch_size)
     ranks.start(from_environment(os.environ) or Placement.alone(), "cpu", config.run.timeout)
     mesh = Mesh.build(config.layout)
     state = build_state(config, mesh)
@@ -80,4 +81,10 @@ def build_step(workload: Workload, dp: int, tp: int) -> tuple[Step, int]:
     def step(index: int) -> float:
         return train_step(state, feed.training_step(index)).loss
 
+    return state, step
+
+
+def build_step(workload: Workload, dp: int, tp: int, pp: int, micro_batch_size: int) -> tuple[Step, int]:
+    """Join the other ranks; return the training step of this rank and the number of the whole model's parameters."""
+    state, step = build(workload, dp, tp, pp, micro_batch_size)
     return step, sum(prod(spec_of(parameter).shape) for parameter in state.model.parameters())

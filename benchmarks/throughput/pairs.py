@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -75,8 +75,23 @@ def environment(base: Mapping[str, str], rank: int, num_ranks: int, threads: int
 
 
 def _run_ranks(claim: Claim, side: str, workload: Workload) -> list[RankReading]:
-    command = [sys.executable, "-m", "benchmarks.throughput.rank", side, "--workload", json.dumps(asdict(workload))]
-    command += ["--dp", str(claim.dp), "--tp", str(claim.tp), "--threads", str(claim.threads)]
+    command = ["benchmarks.throughput.rank", side, "--workload", json.dumps(asdict(workload))]
+    command += ["--dp", str(claim.dp), "--tp", str(claim.tp), "--pp", str(claim.pp), "--threads", str(claim.threads)]
+    command += ["--micro-batch-size", str(claim.micro_batch(workload))]
+    return [RankReading(**json.loads(line)) for line in last_lines(command, claim, side)]
+
+
+def last_lines(module: Sequence[str], claim: Claim, side: str) -> list[str]:
+    """Run the ranks of a claim in fresh processes and return the last line that each one prints.
+
+    Args:
+        module: and its arguments; the same for all ranks.
+        claim: says how many ranks and threads.
+        side: for the error.
+
+    Raises:
+        RuntimeError: a rank failed.
+    """
     with tempfile.TemporaryDirectory() as folder, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -86,6 +101,7 @@ def _run_ranks(claim: Claim, side: str, workload: Workload) -> list[RankReading]
         for rank, output in enumerate(outputs):
             env = environment(os.environ, rank, claim.num_ranks, claim.threads, port)
             with output.open("w") as file:
+                command = [sys.executable, "-m", *module]
                 processes.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT))
         try:
             failed = _wait(processes)
@@ -95,7 +111,7 @@ def _run_ranks(claim: Claim, side: str, workload: Workload) -> list[RankReading]
                 process.wait()
         if failed is not None:
             raise RuntimeError(f"rank {failed} of {side} on {claim.name} failed:\n{outputs[failed].read_text()}")
-        return [RankReading(**json.loads(output.read_text().splitlines()[-1])) for output in outputs]
+        return [output.read_text().splitlines()[-1] for output in outputs]
 
 
 def _wait(processes: list["subprocess.Popen[bytes]"]) -> int | None:

@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from benchmarks.throughput import overhead
 from benchmarks.throughput.claims import Claim, Measurement, medians, ratios
+from benchmarks.throughput.overhead import Overhead
 from benchmarks.throughput.workload import Workload
 
 UNITS = {"tokens_per_s": "tokens/s", "tokens_per_cpu_s": "tokens/CPU-s", "peak_mib": "peak MiB a rank"}
@@ -43,9 +45,12 @@ def verdicts(claim: Claim, measurements: Sequence[Measurement]) -> list[dict[str
 
 
 def result(
-    workload: Workload, num_pairs: int, measured: Sequence[tuple[Claim, Sequence[Measurement]]]
+    workload: Workload,
+    num_pairs: int,
+    measured: Sequence[tuple[Claim, Sequence[Measurement]]],
+    overheads: Mapping[str, Sequence[Overhead]],
 ) -> dict[str, Any]:
-    """Return all that the results file holds."""
+    """Return all that the results file holds; ``overheads`` are by the names of pipeline claims."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python -m benchmarks.throughput {' '.join(sys.argv[1:])}".strip(),
@@ -55,11 +60,13 @@ def result(
         "claims": [
             {
                 "name": claim.name,
-                "layout": {"dp": claim.dp, "tp": claim.tp, "threads_per_rank": claim.threads},
+                "layout": {"dp": claim.dp, "tp": claim.tp, "pp": claim.pp, "threads_per_rank": claim.threads},
+                "micro_batch_size": claim.micro_batch(workload),
                 "peer": claim.peer,
                 "medians": {side: medians(measurements, side) for side in ("megalm", claim.peer)},
                 "ratios": ratios(measurements, claim.peer),
-                "bounds": verdicts(claim, measurements),
+                "bounds": verdicts(claim, measurements)
+                + ([overhead.verdict(overheads[claim.name])] if claim.name in overheads else []),
                 "measurements": [asdict(each) for each in measurements],
             }
             for claim, measurements in measured

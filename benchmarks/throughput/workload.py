@@ -16,7 +16,7 @@ class Workload:
         num_heads: attention heads.
         vocab_size: tokens; the head's products are ``vocab_size`` wide.
         seq_length: tokens of a sequence, and the number of learned positions.
-        global_batch_size: sequences of a step over all ranks; a rank's whole share is one micro-batch.
+        global_batch_size: sequences of a step over all ranks.
         warmup_steps: steps before the clocks start: first-touch of memory, optimizer state, thread pools.
         timed_steps: steps between the clocks.
         learning_rate: of AdamW; its other settings are as PyTorch's ``AdamW()`` comes.

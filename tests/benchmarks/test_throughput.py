@@ -1,18 +1,27 @@
-"""Oracle: arithmetic by hand, a closed form for the model's size, ln(vocabulary) for an untrained model's loss."""
+"""Oracle: arithmetic by hand, a closed form for the model's size, ln(vocabulary) for an untrained model's loss.
+
+The pipelined model in plain PyTorch is judged against the same model in one process.
+"""
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks.throughput import pairs
-from benchmarks.throughput.claims import Bound, Claim, Measurement, measurement, medians, ratios
+from benchmarks.throughput import overhead, pairs
+from benchmarks.throughput.claims import CLAIMS, Bound, Claim, Measurement, measurement, medians, ratios
 from benchmarks.throughput.measure import RankReading, peak_resident_bytes, read_rank
+from benchmarks.throughput.megalm_side import run_config
+from benchmarks.throughput.overhead import Clock, Overhead
 from benchmarks.throughput.pairs import environment, measure_pairs, measure_side, turns
 from benchmarks.throughput.plain_torch import PlainGPT
 from benchmarks.throughput.report import verdicts
 from benchmarks.throughput.workload import Workload
+from megalm.models.counts import block_costs
+from megalm.models.decoder_shape import DecoderShape
+from megalm.parallel.pipeline.partition import partition
 
 TINY = Workload(
     num_layers=1,
@@ -24,6 +33,9 @@ TINY = Workload(
     warmup_steps=1,
     timed_steps=1,
 )
+
+
+TWO_STAGES = Claim("pipeline", "torch-pipelining", dp=1, tp=1, threads=1, bounds=(), pp=2, micro_batch_size=1)
 
 
 def measured(side: str, speed: float, peak: float = 100.0) -> Measurement:
@@ -120,3 +132,56 @@ def test_other_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "_run_ranks", lambda *_: [reading])
     with pytest.raises(RuntimeError, match="plain does other work"):
         measure_side(Claim("dp1", "plain", 1, 1, 1, ()), "plain", TINY)
+
+
+@pytest.mark.parametrize("side", ["megalm", "torch-pipelining", "megatron-core"])
+def test_a_pipelined_side_does_the_workload(side: str) -> None:
+    seen = measure_side(TWO_STAGES, side, TINY)
+    assert abs(seen.first_loss - math.log(97)) < 0.1
+    assert seen.num_parameters == TINY.num_parameters
+
+
+def test_torch_in_two_stages_learns_what_it_learns_in_one_process() -> None:
+    workload = replace(TINY, num_layers=2, timed_steps=3, learning_rate=0.01)
+    losses = []
+    for claim, side in ((Claim("alone", "plain", 1, 1, 1, ()), "plain"), (TWO_STAGES, "torch-pipelining")):
+        losses.append([reading.losses for reading in pairs._run_ranks(claim, side, workload)])
+    (alone,), staged = losses
+    assert len(alone) == 4
+    for each in staged:
+        assert each == pytest.approx(alone, rel=2e-5)
+    assert staged[0] == staged[1]
+
+
+def test_megalm_cuts_as_the_peers_are_cut() -> None:
+    (claim, _) = (claim for claim in CLAIMS if claim.pp == 2)
+    config = run_config(Workload(), claim.dp, claim.tp, claim.pp, claim.micro_batch(Workload()))
+    assert config.pipeline.blocks_per_stage == "auto"
+    costs = block_costs(DecoderShape.of(config.model), config.train.seq_length)
+    assert partition(costs, 2) == [range(7), range(7, 8)]  # the embedding and 6 layers; the head with its norm
+
+
+def test_a_claim_says_its_micro_batches() -> None:
+    assert TWO_STAGES.micro_batch(TINY) == 1
+    assert TWO_STAGES.num_ranks == 2
+    assert Claim("dp2", "plain", 2, 1, 1, ()).micro_batch(TINY) == 2
+
+
+def test_a_clocked_function_in_another_counts_once() -> None:
+    ticks = iter([1.0, 2.0, 4.0])
+    clock = Clock(lambda: next(ticks))
+    inner = clock.wrap(lambda: "found")
+    assert clock.wrap(lambda: inner())() == "found"
+    assert clock.seconds == 3.0
+
+
+@pytest.mark.parametrize(("engine_s", "holds"), [(10.2, True), (10.4, False)])
+def test_the_worst_rank_judges_the_engine(engine_s: float, holds: bool) -> None:
+    verdict = overhead.verdict([Overhead(engine_s, 10.0), Overhead(10.1, 10.0)])
+    assert verdict["holds"] is holds
+    assert verdict["measured"] == pytest.approx(engine_s / 10 - 1)
+
+
+def test_the_engine_is_clocked_on_every_rank() -> None:
+    (claim, _) = (claim for claim in CLAIMS if claim.pp == 2)
+    assert all(0 < each.stage_s < each.engine_s for each in overhead.measure(claim, TINY))
