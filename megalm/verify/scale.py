@@ -10,8 +10,8 @@ from megalm.validation import validate
 def shrunk(config: RunConfig, scale: float) -> RunConfig:
     """Return the run with depth, heads and widths multiplied by ``scale``, a head's own size kept.
 
-    There are always enough heads for tp and enough layers for the pipeline's stages, whose blocks are balanced anew, and
-    as many query heads to a key head as before.
+    There are always enough heads for tp and enough layers for the stages, whose blocks are balanced anew, and as many
+    query heads to a key head as before.
 
     Raises:
         UserError: the family is a user's own, whose sizes only the user knows.
