@@ -36,15 +36,17 @@ def write_report(run_dir: Path) -> Path:
     metrics_path = run_dir / "metrics.jsonl"
     measured = rows(metrics_path) if metrics_path.exists() else []
     title = f"{run_dir.resolve().name}: a megalm run"
+    layout = _layout(run, run_dir)
+    traces = files_in(run_dir, layout.world_size) if _value(run, "run", "trace") else {}
     body = node(
         "body",
         node("h1", run_dir.resolve().name),
         node("p", node("small", _headline(run))),
         *_results(run, measured),
         node("h2", "Layout"),
-        layout_section(_layout(run, run_dir)),
+        layout_section(layout),
         *_communication(run_dir / "communication.json"),
-        *timeline_section(run_dir, _layout(run, run_dir)),
+        *timeline_section(traces, layout),
         node("h2", "Run file"),
         node("details", node("summary", "run.yaml, as resolved"), node("pre", text), open_=""),
     )
@@ -57,7 +59,6 @@ def write_report(run_dir: Path) -> Path:
     )
     path = run_dir / "report.html"
     whole = path.with_name("report.html.new")
-    traces = files_in(run_dir)
     try:
         if traces:
             path.with_name("trace.json").write_text(chrome_trace(traces), encoding="utf-8")

@@ -1,27 +1,31 @@
 """The timeline of a traced run in its report: one step as it was, beside what the clock predicts."""
 
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import Path
 
 from megalm.layout import Layout
 from megalm.parallel.pipeline.draw import draw_svg
 from megalm.training.report_markup import Node, node
 from megalm.training.timeline import read_timeline
-from megalm.training.trace_files import file_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def timeline_section(run_dir: Path, layout: Layout) -> list[Node]:
-    """Return the pictures of the first pipeline's median step, or nothing for a run that was not traced.
+def timeline_section(traces: Mapping[int, Path], layout: Layout) -> list[Node]:
+    """Return the pictures of the first pipeline's median step, or nothing where a rank of it has no trace.
+
+    Args:
+        traces: the files by rank.
+        layout: of the run.
 
     Raises:
         UserError: a trace cannot be read.
     """
-    files = [file_of(run_dir, rank) for rank in layout.ranks_along(("pp",), 0)]
-    if not all(file.exists() for file in files):
+    pipeline = layout.ranks_along(("pp",), 0)
+    if not all(rank in traces for rank in pipeline):
         return []
-    timeline = read_timeline(files)
+    timeline = read_timeline([traces[rank] for rank in pipeline])
     if timeline is None:
         return []
     measured, predicted = timeline.measured, timeline.predicted

@@ -10,7 +10,7 @@ def file_of(run_dir: Path, rank: int) -> Path:
     return run_dir / FOLDER / f"rank-{rank:05}.jsonl"
 
 
-def files_in(run_dir: Path) -> dict[int, Path]:
-    """Return the traces of a run by rank."""
-    found = sorted((run_dir / FOLDER).glob("rank-*.jsonl"))
-    return {int(file.stem.removeprefix("rank-")): file for file in found}
+def files_in(run_dir: Path, world_size: int) -> dict[int, Path]:
+    """Return the traces of a run by rank; what an earlier, larger layout left behind is not among them."""
+    files = {rank: file_of(run_dir, rank) for rank in range(world_size)}
+    return {rank: file for rank, file in files.items() if file.exists()}

@@ -88,7 +88,8 @@ def test_a_traced_run_shows_its_timeline(ranks: RankPool, tmp_path: Path) -> Non
         checkpoint={"every": 0},
     )
     ranks.run(4, train_on_rank, config)
-    assert sorted(files_in(tmp_path)) == [0, 1, 2, 3]
+    assert sorted(files_in(tmp_path, 4)) == [0, 1, 2, 3]
+    assert sorted(files_in(tmp_path, 2)) == [0, 1]
     for rank in (0, 3):
         steps = read_steps(file_of(tmp_path, rank))
         assert sorted(steps) == [1, 2, 3, 4, 5]
@@ -105,3 +106,7 @@ def test_a_traced_run_shows_its_timeline(ranks: RankPool, tmp_path: Path) -> Non
     assert ">measured<" in page
     assert ">predicted<" in page
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    untraced = (tmp_path / "run.yaml").read_text().replace("trace: true", "trace: false")
+    (tmp_path / "run.yaml").write_text(untraced)
+    write_report(tmp_path)
+    assert "<h2>Timeline</h2>" not in (tmp_path / "report.html").read_text()
