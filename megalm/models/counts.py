@@ -1,5 +1,7 @@
 """Parameters and FLOPs of a decoder in closed form. No torch: the planner reads it for models that fit nowhere."""
 
+from dataclasses import dataclass
+
 from megalm.models.decoder_shape import DecoderShape
 
 
@@ -48,8 +50,35 @@ def training_flops_per_token(shape: DecoderShape, seq_length: int) -> int:
     return 3 * forward_flops_per_token(shape, seq_length)
 
 
-def block_costs(shape: DecoderShape, seq_length: int) -> list[float]:
-    """Return the forward FLOPs of one token in each block: embedding, layers, head; stages are balanced by them."""
+@dataclass(frozen=True)
+class BlockFlops:
+    """What one token costs in one block.
+
+    Args:
+        forward: of the forward pass.
+        backward_input: of the input half of the backward.
+        backward_weight: of the weight half.
+    """
+
+    forward: int
+    backward_input: int
+    backward_weight: int
+
+    @property
+    def whole(self) -> int:
+        """Forward and backward; stages are balanced by it."""
+        return self.forward + self.backward_input + self.backward_weight
+
+
+def flops_by_block(shape: DecoderShape, seq_length: int) -> list[BlockFlops]:
+    """Return the training FLOPs of one token in each block: embedding, layers, head.
+
+    Attention has no weights, so its backward is all input half. The head makes its gradients in the forward pass, chunk
+    by chunk. Of the embedding, whose look-up is no product, the additions are counted.
+    """
+    products = 2 * linear_parameters_per_layer(shape)
     attention = 4 * seq_length * shape.num_heads * shape.head_dim
-    layer = 2 * linear_parameters_per_layer(shape) + attention
-    return [2 * shape.hidden_size, *[layer] * shape.num_layers, 2 * shape.vocab_size * shape.hidden_size]
+    embedding = BlockFlops(shape.hidden_size, 0, shape.hidden_size)
+    layer = BlockFlops(products + attention, products + 2 * attention, products)
+    head = BlockFlops(3 * 2 * shape.vocab_size * shape.hidden_size, 0, 0)
+    return [embedding, *[layer] * shape.num_layers, head]

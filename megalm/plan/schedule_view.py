@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megalm.models.config import FAMILY_DEFAULTS
-from megalm.models.counts import block_costs
+from megalm.models.counts import BlockFlops, flops_by_block
 from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.pipeline.clock import StageCost, Timetable, time_program
 from megalm.parallel.pipeline.draw import draw_text
@@ -20,8 +20,8 @@ class ScheduleView:
     Args:
         title: one line.
         stages: one line a stage: its rank, its blocks, its share of the model's work.
-        timetable: with the forward, the input half and the weight half of a stage alike, in units of the mean stage's
-            forward; ``peak`` counts micro-batches, from the forward until the gradients of the weights.
+        timetable: in units of a third of the mean stage's forward and backward; ``peak`` counts micro-batches, from the
+            forward until the gradients of the weights.
     """
 
     title: str
@@ -56,26 +56,37 @@ def schedule_view(config: RunConfig) -> ScheduleView:
     num_microbatches = -(-train.global_batch_size // (config.layout.dp * train.micro_batch_size))
     per_rank = stages_per_rank(config.pipeline.schedule, config.pipeline.stages_per_rank)
     program = program_of(config.pipeline.schedule, num_ranks, num_microbatches, per_rank)
-    costs, names = _stages(config, program.num_stages)
-    mean = sum(costs) / len(costs)
-    units = [StageCost(cost / mean, cost / mean, cost / mean) for cost in costs]
+    stages, names = _stages(config, program.num_stages)
+    whole = sum(stage.whole for stage in stages)
+    unit = whole / len(stages) / 3
+    costs = [
+        StageCost(stage.forward / unit, stage.backward_input / unit, stage.backward_weight / unit) for stage in stages
+    ]
     lines = [
-        f"stage {stage} on rank {program.rank_of_stage[stage]}: {name}, {cost / sum(costs):.1%} of the work"
-        for stage, (name, cost) in enumerate(zip(names, costs, strict=True))
+        f"stage {number} on rank {program.rank_of_stage[number]}: {name}, {stage.whole / whole:.1%} of the work"
+        for number, (name, stage) in enumerate(zip(names, stages, strict=True))
     ]
     sizes = f"{num_ranks} ranks, {program.num_stages} stages, {num_microbatches} micro-batches"
     title = f"{config.pipeline.schedule}: {sizes}"
-    return ScheduleView(title, lines, time_program(program, units))
+    return ScheduleView(title, lines, time_program(program, costs))
 
 
-def _stages(config: RunConfig, num_stages: int) -> tuple[list[float], list[str]]:
+def _stages(config: RunConfig, num_stages: int) -> tuple[list[BlockFlops], list[str]]:
     """Return what each stage costs, and what it holds."""
     if config.model.family not in FAMILY_DEFAULTS:
-        return [1.0] * num_stages, ["its share of the blocks"] * num_stages
-    costs = block_costs(DecoderShape.of(config.model), config.train.seq_length)
+        return [BlockFlops(1, 1, 1)] * num_stages, ["its share of the blocks"] * num_stages
+    blocks = flops_by_block(DecoderShape.of(config.model), config.train.seq_length)
     sizes = config.pipeline.blocks_per_stage
-    spans = partition(costs, num_stages, None if sizes == "auto" else sizes)
-    return [sum(costs[block] for block in span) for span in spans], [_name(span, len(costs)) for span in spans]
+    spans = partition([block.whole for block in blocks], num_stages, None if sizes == "auto" else sizes)
+    return [_sum([blocks[number] for number in span]) for span in spans], [_name(span, len(blocks)) for span in spans]
+
+
+def _sum(blocks: Sequence[BlockFlops]) -> BlockFlops:
+    return BlockFlops(
+        sum(block.forward for block in blocks),
+        sum(block.backward_input for block in blocks),
+        sum(block.backward_weight for block in blocks),
+    )
 
 
 def _name(span: range, num_blocks: int) -> str:

@@ -11,7 +11,7 @@ from megalm.batch import MicroBatch
 from megalm.errors import UserError
 from megalm.mesh import Axis, Mesh
 from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
-from megalm.models.counts import block_costs
+from megalm.models.counts import flops_by_block
 from megalm.models.decoder import build_decoder, fill_tables
 from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.data.bucket import Bucket, give_storage, make_bucket
@@ -92,7 +92,8 @@ def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int]) -> P
 def _spans(config: RunConfig, blocks: Sequence[nn.Module], num_stages: int) -> list[range]:
     costs: Sequence[float] = [1.0] * len(blocks)
     if config.model.family in FAMILY_DEFAULTS:
-        costs = block_costs(DecoderShape.of(config.model), config.train.seq_length)
+        flops = flops_by_block(DecoderShape.of(config.model), config.train.seq_length)
+        costs = [block.whole for block in flops]
     elif len(blocks) == 1 < num_stages:
         raise UserError(
             f"model.family={config.model.family} has no blocks() that a pipeline of {num_stages} stages could cut it "

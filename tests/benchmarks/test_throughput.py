@@ -19,7 +19,7 @@ from benchmarks.throughput.pairs import environment, measure_pairs, measure_side
 from benchmarks.throughput.plain_torch import PlainGPT
 from benchmarks.throughput.report import verdicts
 from benchmarks.throughput.workload import Workload
-from megalm.models.counts import block_costs
+from megalm.models.counts import flops_by_block
 from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.pipeline.partition import partition
 
@@ -157,7 +157,8 @@ def test_megalm_cuts_as_the_peers_are_cut() -> None:
     (claim, _) = (claim for claim in CLAIMS if claim.pp == 2)
     config = run_config(Workload(), claim.dp, claim.tp, claim.pp, claim.micro_batch(Workload()))
     assert config.pipeline.blocks_per_stage == "auto"
-    costs = block_costs(DecoderShape.of(config.model), config.train.seq_length)
+    flops = flops_by_block(DecoderShape.of(config.model), config.train.seq_length)
+    costs = [block.whole for block in flops]
     assert partition(costs, 2) == [range(7), range(7, 8)]  # the embedding and 6 layers; the head with its norm
 
 

@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> str:
     file.write_text(
         "model: {family: gpt2, num_hidden_layers: 8, hidden_size: 64, num_attention_heads: 4, vocab_size: 8}\n"
         "data: {train: [{path: data/none}]}\n"
-        "train: {steps: 10, seq_length: 32}\n"
+        "train: {steps: 10, seq_length: 1}\n"
     )
     return str(file)
 

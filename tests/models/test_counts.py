@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from megalm.batch import MicroBatch
 from megalm.mesh import Axis, Mesh
 from megalm.models.config import ModelConfig
-from megalm.models.counts import forward_flops_per_token, num_parameters, training_flops_per_token
+from megalm.models.counts import flops_by_block, forward_flops_per_token, num_parameters, training_flops_per_token
 from megalm.models.decoder import build_decoder
 from megalm.models.decoder_shape import DecoderShape
 from megalm.models.presets import PRESETS
@@ -137,3 +137,15 @@ def test_flops_are_those_of_the_products(fields: dict[str, Any], learns: bool) -
     assert counter.get_total_flops() == 26 * per_token(
         DecoderShape.of(ModelConfig.model_validate({**SIZES, **fields})), 13
     )
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama"])
+def test_the_blocks_together_cost_what_the_model_does(model: str) -> None:
+    """All but the additions of the embedding; the halves of the backward are twice the forward without the head."""
+    shape = DecoderShape.of(ModelConfig.model_validate({**SIZES, "family": model}))
+    embedding, *layers, head = flops_by_block(shape, 13)
+    whole = sum(block.whole for block in (*layers, head))
+    assert whole == training_flops_per_token(shape, 13)
+    assert all(layer.backward_input + layer.backward_weight == 2 * layer.forward for layer in layers)
+    assert (head.backward_input, head.backward_weight) == (0, 0)
+    assert embedding.whole < head.whole / 100
