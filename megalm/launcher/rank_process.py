@@ -86,6 +86,8 @@ class RankProcess:
         """Wait until its last output is on the screen, and take its verdict; it has ended."""
         if self._reader is not None:
             self._reader.join(timeout=1)
+            if self.process.stdout is not None and not self._reader.is_alive():
+                self.process.stdout.close()
         self._verdict = self.verdict
         os.close(self._verdict_fd)
         self._closed = True

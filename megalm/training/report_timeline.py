@@ -9,6 +9,8 @@ from megalm.parallel.pipeline.draw import draw_svg
 from megalm.training.report_markup import Node, node
 from megalm.training.timeline import read_timeline
 
+WIDTH = 1600
+"""Pixels of a step."""
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -36,7 +38,7 @@ def timeline_section(traces: Mapping[int, Path], layout: Layout) -> list[Node]:
         "s. The optimizer is left out. trace.json holds the last steps of all ranks for chrome://tracing and Perfetto."
     )
     pictures = [
-        node("div", _picture(draw_svg(timetable, title)), class_="scroll picture")
+        node("div", _picture(draw_svg(timetable, title, WIDTH)), class_="scroll picture")
         for timetable, title in ((measured, "measured"), (predicted, "predicted"))
     ]
     return [node("h2", "Timeline"), node("p", said), *pictures]

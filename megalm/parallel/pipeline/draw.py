@@ -46,24 +46,27 @@ def draw_text(timetable: Timetable, width: int | None = None) -> str:
     return "\n".join(f"rank {rank:>{names}}  {''.join(line)}" for rank, line in enumerate(lines))
 
 
-def draw_svg(timetable: Timetable, title: str) -> str:
+def draw_svg(timetable: Timetable, title: str, width: float | None = None) -> str:
     """Return a picture that needs nothing else: a row a rank, a colour a kind, and what each box is when pointed at.
 
     Args:
         timetable: from ``time_program``.
         title: stands above.
+        width: pixels from the first start to the last end, where a word that does not fit its box loses its stage, then
+            its micro-batch; ``None`` for as many as all words need.
     """
     shortest = min((s.end - s.start for s in timetable.spans if s.end > s.start), default=1)
     letters = max((len(str(span.action)) + 1 for span in timetable.spans), default=1)
+    makespan = float(timetable.makespan or 1)
     # Every word fits its box, unless the picture would become too wide to be looked at.
-    scale = min(float(letters * _LETTER / shortest), 16_000 / float(timetable.makespan or 1))
-    width = _LEFT + max(float(timetable.makespan) * scale, 600) + 10
+    scale = min(float(letters * _LETTER / shortest), 16_000 / makespan) if width is None else width / makespan
+    whole = _LEFT + max(makespan * scale, 600) + 10
     height = _TOP + timetable.num_ranks * _ROW + 10
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
-            f'viewBox="0 0 {width:.0f} {height}" font-family="monospace" font-size="11">',
-            f'<rect width="{width:.0f}" height="{height}" fill="#ffffff"/>',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole:.0f}" height="{height}" '
+            f'viewBox="0 0 {whole:.0f} {height}" font-family="monospace" font-size="11">',
+            f'<rect width="{whole:.0f}" height="{height}" fill="#ffffff"/>',
             f'<text x="8" y="20" font-size="15">{escape(title)}</text>',
             *_legend(timetable),
             *(f'<text x="8" y="{_TOP + rank * _ROW + 16}">rank {rank}</text>' for rank in range(timetable.num_ranks)),

@@ -107,3 +107,11 @@ def test_svg_of_a_wide_or_empty_timetable_can_still_be_looked_at() -> None:
     wide = ET.fromstring(draw_svg(timed(one_f_one_b(2, 2), 1e-6, 1e3, 1), ""))
     assert float(wide.get("width", "")) < 17_000
     assert ET.fromstring(draw_svg(timed(read(""), 1, 1, 1), "nothing")).tag == SVG + "svg"
+
+
+def test_a_picture_of_a_given_width_is_to_scale() -> None:
+    timetable = time_program(one_f_one_b(2, 2), [StageCost(1, 1, 1)] * 2)
+    root = ET.fromstring(draw_svg(timetable, "narrow", width=900))
+    assert float(root.attrib["width"]) == pytest.approx(900 + 74)
+    last = [float(box.attrib["width"]) for box in root.iter(f"{SVG}rect")][-1]
+    assert last == pytest.approx(2 * 900 / float(timetable.makespan), abs=0.01)
