@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.ranks import RankContext, RankFailure, RankPool
+from tests.ranks import MAX_RANKS, RankContext, RankFailure, RankPool
 
 
 def scaled_sum(context: RankContext, factor: float) -> tuple[int, list[float]]:
@@ -165,8 +165,8 @@ def test_a_rank_that_dies_is_named_with_its_signal_and_replaced(ranks: RankPool)
 
 
 def test_more_ranks_than_the_pool_has_are_refused(ranks: RankPool) -> None:
-    with pytest.raises(ValueError, match="1 to 5 ranks, not 6"):
-        ranks.run(6, process_number)
+    with pytest.raises(ValueError, match=f"1 to {MAX_RANKS} ranks, not {MAX_RANKS + 1}"):
+        ranks.run(MAX_RANKS + 1, process_number)
 
 
 def test_no_process_outlives_the_pool_not_even_a_stuck_one() -> None:

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Protocol, Self
 
 from megalm.errors import UserError
@@ -30,13 +30,11 @@ class Workers:
     """A pool of processes for jobs; with a count of 1 the jobs run in this process.
 
     Use it as a context manager. The workers hold one end of a pipe: when this process closes the other end or dies of
-    anything, they end at once. An interrupt (Ctrl-C) that is lost, because it came inside a callback of the
-    interpreter, is raised again before the next job.
+    anything, they end at once.
     """
 
     def __init__(self, count: int) -> None:
         self._pool: ProcessPoolExecutor | None = None
-        self._interrupted = False
         if count > 1:
             context = get_context("spawn")  # a fork would copy the threads of the tokenizer library in mid-flight
             ours, self._theirs = context.Pipe()
@@ -44,14 +42,9 @@ class Workers:
             self._pool = ProcessPoolExecutor(count, context, _follow, (self._theirs,))
 
     def __enter__(self) -> Self:
-        self._before = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is threading.main_thread() and self._before is not None:
-            signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if threading.current_thread() is threading.main_thread() and self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
         if self._pool is not None:
             if error is not None:
                 self._lifeline.close()
@@ -68,27 +61,17 @@ class Workers:
         todo = [job for job in jobs if not job.target.exists()]
         if self._pool is None:
             for job in todo:
-                self._notice()
                 job.run()
                 yield job
             return
         try:
             for job, future in [(job, self._pool.submit(job.run)) for job in todo]:
-                self._notice()
                 future.result()
                 yield job
         except BrokenProcessPool as error:
             raise UserError(
                 "A worker process was killed (out of memory?); run the same command with fewer --workers to go on."
             ) from error
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._interrupted = True
-        raise KeyboardInterrupt
-
-    def _notice(self) -> None:
-        if self._interrupted:
-            raise KeyboardInterrupt
 
 
 def _follow(lifeline: Connection) -> None:

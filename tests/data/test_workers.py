@@ -1,14 +1,12 @@
 """Oracle: the clock, and files that the jobs write."""
 
-import contextlib
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from megalm.data.workers import Job, Workers
+from megalm.data.workers import Workers
 from megalm.errors import UserError
 
 LONG = 60.0
@@ -45,22 +43,3 @@ def test_the_first_failure_ends_the_others_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a failed"), Workers(2) as pool:
         list(pool.run(jobs))
     assert time.monotonic() - begin < LONG / 2
-
-
-def work_on_after_a_swallowed_interrupt(jobs: list[Nap], workers: int, done: list[Job]) -> None:
-    with Workers(workers) as pool:
-        for job in pool.run(jobs):
-            done.append(job)
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupt_that_a_callback_swallows_still_ends_the_work(tmp_path: Path, workers: int) -> None:
-    jobs = [Nap(tmp_path / str(number)) for number in range(6)]
-    before = signal.getsignal(signal.SIGINT)
-    done: list[Job] = []
-    with pytest.raises(KeyboardInterrupt):
-        work_on_after_a_swallowed_interrupt(jobs, workers, done)
-    assert done == jobs[:1]
-    assert signal.getsignal(signal.SIGINT) is before
