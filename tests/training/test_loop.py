@@ -59,13 +59,25 @@ def test_loss_and_norm_columns_do_not_depend_on_the_layout(
     assert not (tmp_path / "spread" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("then", [{"tp": 4}, {"dp": 4}, {}])
-def test_a_run_goes_on_at_another_layout(ranks: RankPool, tmp_path: Path, then: dict[str, int]) -> None:
-    """Saved at dp=2 tp=2 in the middle, with optimizer state; grouped key heads are shared by ranks at tp=2 and 4."""
-    train_alone(run_of(tmp_path / "alone", LLAMA))
-    first = run_of(tmp_path / "run", LLAMA, layout={"dp": 2, "tp": 2}, train={"stop_after": 3})
-    ranks.run(4, train_on_rank, first)
-    second = run_of(tmp_path / "run", LLAMA, layout=then)
+@pytest.mark.parametrize(
+    ("model", "first", "then"),
+    [
+        (LLAMA, {"dp": 2, "tp": 2}, {"tp": 4}),
+        (LLAMA, {"dp": 2, "tp": 2}, {"dp": 4}),
+        (LLAMA, {"dp": 2, "tp": 2}, {}),
+        (LLAMA, {"pp": 4}, {"tp": 2}),
+        (GPT2, {"pp": 4}, {"pp": 2, "dp": 2}),
+        (GPT2, {"tp": 2}, {"pp": 3}),
+    ],
+)
+def test_a_run_goes_on_at_another_layout(
+    ranks: RankPool, tmp_path: Path, model: str, first: dict[str, int], then: dict[str, int]
+) -> None:
+    """Saved in the middle with optimizer state; ranks share grouped key heads at tp=2, and a tied table with pp > 1."""
+    train_alone(run_of(tmp_path / "alone", model))
+    saved = run_of(tmp_path / "run", model, layout=first, train={"stop_after": 3})
+    ranks.run(saved.layout.world_size, train_on_rank, saved)
+    second = run_of(tmp_path / "run", model, layout=then)
     ranks.run(second.layout.world_size, train_on_rank, second)
     assert column(tmp_path / "run", "loss") == pytest.approx(column(tmp_path / "alone", "loss"), rel=1e-10, abs=0)
 
