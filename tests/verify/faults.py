@@ -183,7 +183,7 @@ def _local_softmax() -> Any:
     """The softmax's denominator sums over the rank's own vocabulary."""
     original = cross_entropy.chunk_losses
 
-    def losses(logits: Tensor, labels: Tensor, ours: Tensor, axis: Axis) -> Tensor:
+    def losses(logits: Tensor, labels: Tensor, ours: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
         return original(logits, labels, ours, replace(axis, ranks=(0,), rank=0))
 
     return mock.patch.object(cross_entropy, "chunk_losses", losses)

@@ -18,9 +18,12 @@ from megalm.parallel.tensor.vocab import CHUNK_TOKENS, vocab_ranges
 from megalm.param_spec import Init, ParamSpec, Split
 from megalm.parameters import new_parameter
 
+ROWS_IN_CACHE = 16
+"""The softmax makes several passes over the logits; of so many rows at a time they stay in a processor's cache."""
 
-def chunk_losses(logits_tv: Tensor, local_labels: Tensor, ours: Tensor, axis: Axis) -> Tensor:
-    """Return each token's loss [t] and turn the logits, in place, into their softmax.
+
+def chunk_losses(logits_tv: Tensor, local_labels: Tensor, ours: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
+    """Return each token's loss [t] and the denominator [t] of its softmax, whose numerators the logits become in place.
 
     Args:
         logits_tv: [t, local vocabulary]; overwritten.
@@ -34,8 +37,7 @@ def chunk_losses(logits_tv: Tensor, local_labels: Tensor, ours: Tensor, axis: Ax
     said = logits_tv.gather(-1, local_labels.unsqueeze(-1)).squeeze(-1).masked_fill_(~ours, 0)
     logits_tv.exp_()
     totals = collectives.all_reduce(torch.stack([logits_tv.sum(-1), said]), axis)
-    logits_tv.div_(totals[0].unsqueeze(-1))
-    return totals[0].log() - totals[1]
+    return totals[0].log() - totals[1], totals[0]
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -56,12 +58,16 @@ class _HeadLoss(torch.autograd.Function):
             part = slice(first, first + CHUNK_TOKENS)
             count = min(CHUNK_TOKENS, len(labels) - first)
             logits = torch.mm(whole[part], weight.t(), out=buffer[:count]).to(loss.dtype)
-            losses = chunk_losses(logits, local[part], ours[part], region.axis)
-            loss += losses.masked_fill_(~valid[part], 0).sum()
+            rows = ROWS_IN_CACHE if region.axis.size == 1 else count  # over ranks each piece costs two collectives
+            for piece, begin in zip(torch.split(logits, rows), range(first, first + count, rows), strict=True):
+                at = slice(begin, begin + len(piece))
+                losses, totals = chunk_losses(piece, local[at], ours[at], region.axis)
+                loss += losses.masked_fill_(~valid[at], 0).sum()
+                if dx is not None:
+                    piece.mul_(valid[at].to(loss.dtype).mul_(scale).div_(totals).unsqueeze(-1))
+                    piece.scatter_add_(-1, local[at].unsqueeze(-1), ours[at].to(loss.dtype).mul_(-scale).unsqueeze(-1))
             if dx is None:
                 continue
-            logits.mul_(valid[part].to(loss.dtype).mul_(scale).unsqueeze(-1))
-            logits.scatter_add_(-1, local[part].unsqueeze(-1), ours[part].to(loss.dtype).mul_(-scale).unsqueeze(-1))
             gradient = logits.to(whole.dtype)
             torch.mm(gradient, weight, out=dx[part])
             if weight.requires_grad:
