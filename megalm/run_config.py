@@ -68,6 +68,11 @@ class RunConfig(Section):
             tree["run"] = {**run, "dir": f"runs/{Path(path).stem}"}
         return validate(RunConfig, tree)
 
+    @property
+    def num_microbatches(self) -> int:
+        """The micro-batches of one data rank's step; the last may be smaller."""
+        return -(-self.train.global_batch_size // (self.layout.dp * self.train.micro_batch_size))
+
     def to_yaml(self) -> str:
         """Return the resolved run file: every default stands in it, keys that are not set are left out."""
         return run_file.write(self.model_dump(mode="json", by_alias=True, exclude_none=True))

@@ -29,7 +29,7 @@ STRANGERS = ("parallel.tensor", "parallel.pipeline", "parallel.data", "data", "c
 PAPER = (
     *("megalm", "megalm.errors", "megalm.section", "megalm.registry", "megalm.layout", "megalm.param_spec"),
     *("megalm.ledger", "megalm.run_config", "megalm.models.presets", "megalm.models.counts"),
-    *("megalm.plan.communication", "megalm.plan.schedule_view", "megalm.training.timeline"),
+    *("megalm.plan.communication", "megalm.plan.schedule_view", "megalm.plan.stages", "megalm.training.timeline"),
     *(f"megalm.parallel.pipeline.{name}" for name in ("action", "program", "needs", "schedules", "v_schedules")),
     *(f"megalm.parallel.pipeline.{name}" for name in ("schedule", "lower", "check", "clock", "draw")),
 )

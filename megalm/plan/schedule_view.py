@@ -8,8 +8,8 @@ from megalm.models.counts import BlockFlops, flops_by_block
 from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.pipeline.clock import StageCost, Timetable, time_program
 from megalm.parallel.pipeline.draw import draw_text
-from megalm.parallel.pipeline.partition import partition
 from megalm.parallel.pipeline.schedule import program_of, stages_per_rank
+from megalm.plan.stages import cut_into_stages
 from megalm.run_config import RunConfig
 
 
@@ -52,8 +52,7 @@ def schedule_view(config: RunConfig) -> ScheduleView:
     Raises:
         UserError: the schedule does not fit the run.
     """
-    num_ranks, train = config.layout.pp, config.train
-    num_microbatches = -(-train.global_batch_size // (config.layout.dp * train.micro_batch_size))
+    num_ranks, num_microbatches = config.layout.pp, config.num_microbatches
     per_rank = stages_per_rank(config.pipeline.schedule, config.pipeline.stages_per_rank)
     program = program_of(config.pipeline.schedule, num_ranks, num_microbatches, per_rank)
     stages, names = _stages(config, program.num_stages)
@@ -76,8 +75,7 @@ def _stages(config: RunConfig, num_stages: int) -> tuple[list[BlockFlops], list[
     if config.model.family not in FAMILY_DEFAULTS:
         return [BlockFlops(1, 1, 1)] * num_stages, ["its share of the blocks"] * num_stages
     blocks = flops_by_block(DecoderShape.of(config.model), config.train.seq_length)
-    sizes = config.pipeline.blocks_per_stage
-    spans = partition([block.whole for block in blocks], num_stages, None if sizes == "auto" else sizes)
+    spans = cut_into_stages(config, len(blocks), num_stages)
     return [_sum([blocks[number] for number in span]) for span in spans], [_name(span, len(blocks)) for span in spans]
 
 

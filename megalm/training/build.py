@@ -21,7 +21,7 @@ from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
 from megalm.training.held import Held
 from megalm.training.model import build_part, model_positions
-from megalm.training.programs import Programs
+from megalm.training.programs import Programs, rank_of_stage
 from megalm.weight_half import WeightHalf
 
 RULES: Mapping[str, Callable[[OptimizerConfig], UpdateRule]] = {"adamw": AdamW}
@@ -62,14 +62,14 @@ def build_model(config: RunConfig, mesh: Mesh) -> nn.Module:
     The values are a function of (run.seed, parameter name) alone; no rank ever holds more than its slice. With several
     ranks in the pipeline, the blocks of the others stay on the meta device.
     """
-    return build_part(config, mesh, _programs(config).rank_of_stage).model
+    return build_part(config, mesh, _holders(config)).model
 
 
 def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
     """Build the model and all that trains it."""
-    programs = _programs(config)
-    part = build_part(config, mesh, programs.rank_of_stage)
-    programs.place(part.num_blocks, part.held.shared)
+    holders = _holders(config)
+    part = build_part(config, mesh, holders)
+    programs = Programs(config.pipeline, holders, config.layout.pp, part.num_blocks, part.held.shared)
     buckets = list(part.buckets.values())
     ties = {name: mesh.subset("pp", ranks) for name, ranks in part.held.holders.items() if mesh.pp.rank in ranks}
     exchange = GradientExchange(buckets, mesh.data, {"tp": mesh.tp}, ties)
@@ -96,9 +96,8 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
     return TrainingState(mesh, part.model, part.held, buckets, exchange, programs, engine, optimizer, schedule)
 
 
-def _programs(config: RunConfig) -> Programs:
-    samples = -(-config.train.global_batch_size // config.layout.dp)
-    return Programs(config.pipeline, config.layout.pp, -(-samples // config.train.micro_batch_size))
+def _holders(config: RunConfig) -> list[int]:
+    return rank_of_stage(config.pipeline, config.layout.pp, config.num_microbatches)
 
 
 def named_parameters(state: TrainingState) -> dict[str, nn.Parameter]:

@@ -11,13 +11,11 @@ from megalm.batch import MicroBatch
 from megalm.errors import UserError
 from megalm.mesh import Axis, Mesh
 from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
-from megalm.models.counts import flops_by_block
 from megalm.models.decoder import build_decoder, fill_tables
-from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.data.bucket import Bucket, give_storage, make_bucket
-from megalm.parallel.pipeline.partition import partition
 from megalm.parallel.tensor.dropout import name_streams
 from megalm.parameters import initialize, name_parameters, spec_of
+from megalm.plan.stages import cut_into_stages
 from megalm.run_config import RunConfig
 from megalm.training.held import Held, check_blocks
 
@@ -83,24 +81,15 @@ def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int]) -> P
     name_streams(model, config.run.seed)
     blocks: Sequence[nn.Module] = model.blocks() if hasattr(model, "blocks") else [OneBlock(model)]  # type: ignore[operator]
     check_blocks(model, blocks)
-    spans = _spans(config, blocks, len(rank_of_stage))
+    if len(blocks) == 1 < len(rank_of_stage) and config.model.family not in FAMILY_DEFAULTS:
+        raise UserError(
+            f"model.family={config.model.family} has no blocks() that a pipeline of {len(rank_of_stage)} stages could "
+            "cut it into; add the method, or set layout.pp=1."
+        )
+    spans = cut_into_stages(config, len(blocks), len(rank_of_stage))
     held = Held.of(blocks, spans, rank_of_stage, mesh.pp.rank)
     held.release_others(model)
     return Part(model, held, _place(held, config, mesh), [len(span) for span in spans])
-
-
-def _spans(config: RunConfig, blocks: Sequence[nn.Module], num_stages: int) -> list[range]:
-    costs: Sequence[float] = [1.0] * len(blocks)
-    if config.model.family in FAMILY_DEFAULTS:
-        flops = flops_by_block(DecoderShape.of(config.model), config.train.seq_length)
-        costs = [block.whole for block in flops]
-    elif len(blocks) == 1 < num_stages:
-        raise UserError(
-            f"model.family={config.model.family} has no blocks() that a pipeline of {num_stages} stages could cut it "
-            "into; add the method, or set layout.pp=1."
-        )
-    sizes = config.pipeline.blocks_per_stage
-    return partition(costs, num_stages, None if sizes == "auto" else sizes)
 
 
 def _place(held: Held, config: RunConfig, mesh: Mesh) -> dict[tuple[int, int], Bucket]:

@@ -9,46 +9,57 @@ from megalm.parallel.pipeline.schedule import program_of, stages_per_rank
 from megalm.parallel.pipeline.schedules import forwards
 
 
+def rank_of_stage(config: PipelineConfig, num_ranks: int, num_microbatches: int) -> list[int]:
+    """Return the rank of the pipeline that holds each stage.
+
+    Args:
+        config: the ``pipeline`` section.
+        num_ranks: ``layout.pp``.
+        num_microbatches: of one rank's step.
+
+    Raises:
+        UserError: the schedule does not fit these numbers.
+    """
+    return list(_compute(config, num_ranks, num_microbatches).rank_of_stage.values())
+
+
 class Programs:
     """Makes, and keeps, the program of each number of micro-batches.
 
     Args:
         config: the ``pipeline`` section.
-        num_ranks: ``layout.pp``.
-        num_microbatches: of one rank's step, for asking where the stages lie.
-
-    Attributes:
-        rank_of_stage: the rank of the pipeline that holds each stage.
+        holders: the rank that holds each stage.
+        num_ranks: of the pipeline.
+        num_blocks: of each stage.
+        at_end: the (stage, block) whose gradients are only complete at the end of their rank's list.
     """
 
-    def __init__(self, config: PipelineConfig, num_ranks: int, num_microbatches: int) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig,
+        holders: Sequence[int],
+        num_ranks: int,
+        num_blocks: Sequence[int],
+        at_end: Collection[tuple[int, int]] = (),
+    ) -> None:
         """See the class."""
-        self._schedule = config.schedule
-        self._num_ranks = num_ranks
-        self._stages_per_rank = stages_per_rank(config.schedule, config.stages_per_rank)
-        self._training: dict[int, Program] = {}
-        self._num_blocks: Sequence[int] = ()
-        self._at_end: Collection[tuple[int, int]] = ()
-        first = program_of(self._schedule, num_ranks, num_microbatches, self._stages_per_rank)
-        self.rank_of_stage = list(first.rank_of_stage.values())
-
-    def place(self, num_blocks: Sequence[int], at_end: Collection[tuple[int, int]]) -> None:
-        """Say what the stages are made of.
-
-        Args:
-            num_blocks: of each stage.
-            at_end: the (stage, block) whose gradients are only complete at the end of their rank's list.
-        """
+        self._config, self._holders, self._num_ranks = config, holders, num_ranks
         self._num_blocks, self._at_end = num_blocks, at_end
+        self._training: dict[int, Program] = {}
 
     def training(self, num_microbatches: int) -> Program:
         """Return the program of a training step."""
         if num_microbatches not in self._training:
-            schedule = program_of(self._schedule, self._num_ranks, num_microbatches, self._stages_per_rank)
-            lowered = with_reductions(schedule, self._num_blocks, self._at_end)
+            compute = _compute(self._config, self._num_ranks, num_microbatches)
+            lowered = with_reductions(compute, self._num_blocks, self._at_end)
             self._training[num_microbatches] = with_communication(lowered)
         return self._training[num_microbatches]
 
     def evaluation(self, num_microbatches: int) -> Program:
         """Return the program of an evaluation."""
-        return with_communication(forwards(self.rank_of_stage, self._num_ranks, num_microbatches))
+        return with_communication(forwards(self._holders, self._num_ranks, num_microbatches))
+
+
+def _compute(config: PipelineConfig, num_ranks: int, num_microbatches: int) -> Program:
+    per_rank = stages_per_rank(config.schedule, config.stages_per_rank)
+    return program_of(config.schedule, num_ranks, num_microbatches, per_rank)

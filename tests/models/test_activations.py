@@ -133,8 +133,7 @@ def test_the_clock_predicts_each_ranks_peak(ranks: RankPool, model: str, schedul
         )
         for first in (0, 2, 4, 6)
     ]
-    programs = Programs(config.pipeline, 4, 8)
-    programs.place([2, 2, 2, 2], [])
+    programs = Programs(config.pipeline, [0, 1, 2, 3], 4, [2, 2, 2, 2])
     predicted = time_program(programs.training(8), costs).peak
     measured = ranks.run(4, peak_of_rank, config)
     print(schedule, measured, [float(peak) for peak in predicted])
