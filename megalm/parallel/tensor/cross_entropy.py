@@ -73,15 +73,15 @@ class _HeadLoss(torch.autograd.Function):
             if weight.requires_grad:
                 product = add_product(weight, gradient, whole[part])
                 weight_gradient = product if weight_gradient is None or product is None else weight_gradient + product
-        ctx.region, ctx.num_rows = region, x.shape[0]
+        ctx.region, ctx.is_summed = region, weight.requires_grad and weight_gradient is None
         ctx.save_for_backward(dx, weight_gradient)
         return loss * scale
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         dx, weight_gradient = ctx.saved_tensors
-        # The weight's gradient is already in its sum: a factor that follows would be lost.
-        torch._assert_async(gradients[0] == 1, "the head's loss must end the graph: put a factor into its scale")
+        if ctx.is_summed:  # the weight's gradient is in its sum already: a factor that follows would be lost
+            torch._assert_async(gradients[0] == 1, "the head's loss must end the graph: put a factor into its scale")
         if weight_gradient is not None:
             weight_gradient = weight_gradient * gradients[0]
         return ctx.region.sum_to_rows(dx * gradients[0]), weight_gradient, None, None, None, None, None

@@ -252,3 +252,16 @@ def test_a_factor_after_the_loss_is_refused_where_the_weight_would_not_see_it() 
     (loss_of(buffered=True) + 3).backward()
     with pytest.raises(RuntimeError, match="the head's loss must end the graph"):
         (loss_of(buffered=True) * 3).backward()
+
+
+def test_a_factor_after_the_loss_counts_where_autograd_keeps_the_gradient() -> None:
+    """Outside an engine the weight's gradient is still autograd's to scale."""
+
+    def gradients(factor: float, scale: float) -> tuple[Tensor | None, Tensor | None]:
+        layer = VocabParallelHead(7, HIDDEN, Axis.alone("tp"))
+        slices.load(layer, {"weight": slices.random(7, HIDDEN, seed=1)}, Axis.alone("tp"), buffered=False)
+        x = slices.random(3, HIDDEN, seed=5).requires_grad_()
+        (layer(x, torch.tensor([1, 2, 3]), scale) * factor).backward()
+        return x.grad, layer.weight.grad
+
+    torch.testing.assert_close(gradients(3.0, 0.5), gradients(1.0, 1.5), rtol=1e-13, atol=1e-15)
