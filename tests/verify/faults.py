@@ -229,7 +229,7 @@ def _ties_not_summed() -> Any:
     original = GradientExchange.finish
 
     def finish(self: GradientExchange) -> None:
-        self._ties = {}
+        self._copies = []
         original(self)
 
     return mock.patch.object(GradientExchange, "finish", finish)

@@ -30,10 +30,12 @@ class GradientExchange:
         ties: Mapping[str, Axis] = MappingProxyType({}),
     ) -> None:
         """See the class."""
-        self._ties = ties
         self.buckets = buckets
         self._data = data
         self._axes = axes
+        slots = [(slot, bucket) for bucket in buckets for slot in bucket.slots if slot.spec.name in ties]
+        copies = {slot.spec.name: slot.view(bucket.gradients) for slot, bucket in slots}
+        self._copies = [(copies[name], axis) for name, axis in ties.items()]
         self._running: list[collectives.Handle] = []
 
     def zero(self) -> None:
@@ -71,6 +73,5 @@ class GradientExchange:
         for work in self._running:
             work.wait()
         self._running.clear()
-        copies = {slot.spec.name: slot.view(bucket.gradients) for bucket in self.buckets for slot in bucket.slots}
-        for name, axis in self._ties.items():
-            collectives.all_reduce(copies[name], axis)
+        for gradient, axis in self._copies:
+            collectives.all_reduce(gradient, axis)

@@ -84,7 +84,7 @@ class Stage:
         for block in reversed(range(len(self.blocks))):
             with self._weight_half.put_off() as work:
                 found = self.backward(number, gradients if block == len(self.blocks) - 1 else None, block)
-            products.append(work)
+            products.insert(0, work)
         self._products[number] = products
         return found
 
@@ -92,16 +92,13 @@ class Stage:
     def backward_weight(self, number: int, block: int | None = None) -> None:
         """Make the weight gradients that the input half has put off: of the next block, ``block``, or of all left."""
         products = self._products[number]
-        if block is not None and block != len(self.blocks) - 1 - self._blocks_done(products):
+        if block is not None and block != len(products) - 1:
             raise ValueError(f"block {block} is not the next one of the weight half")
-        while products and (block is None or self._blocks_done(products) < len(self.blocks) - block):
-            for work in products.pop(0):
+        while len(products) > (block or 0):
+            for work in products.pop():
                 work()
         if not products:
             del self._products[number]
-
-    def _blocks_done(self, products: Sequence[list[Work]]) -> int:
-        return len(self.blocks) - len(products)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
@@ -114,8 +111,8 @@ def _backward(kept: _Kept, gradients: Gradients | None) -> Gradients:
         edges = list(kept.edges.values())
         given: list[Tensor | None] = [None] * len(edges)
     else:
-        edges = [edge for name, edge in kept.edges.items() if gradients.get(name) is not None]
-        given = [gradients[name] for name in kept.edges if gradients.get(name) is not None]
+        names = [name for name in kept.edges if gradients.get(name) is not None]
+        edges, given = [kept.edges[name] for name in names], [gradients[name] for name in names]
     if edges:
         torch.autograd.backward(edges, given)
     entry = {} if kept.entry is None else named(kept.entry)
