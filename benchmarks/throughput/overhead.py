@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.throughput.claims import CLAIMS, Claim
+from benchmarks.throughput.measure import leave
 from benchmarks.throughput.pairs import last_lines
 from benchmarks.throughput.workload import Workload
 
@@ -121,8 +122,7 @@ def main() -> int:
     arguments = parser.parse_args()
     workload = Workload(**arguments.workload)
     if arguments.rank_of is not None:
-        print(json.dumps(asdict(_read_rank(pipelines[arguments.rank_of], workload))))
-        return 0
+        leave(asdict(_read_rank(pipelines[arguments.rank_of], workload)))
     overheads = measure(next(iter(pipelines.values())), workload)
     for rank, overhead in enumerate(overheads):
         print(f"rank {rank}: {overhead.engine_s:.3f} CPU-s, stages {overhead.stage_s:.3f}, share {overhead.share:.2%}")

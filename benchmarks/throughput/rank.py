@@ -12,7 +12,7 @@ from dataclasses import asdict
 import torch
 import torch.distributed as dist
 
-from benchmarks.throughput.measure import Step, read_rank
+from benchmarks.throughput.measure import Step, leave, read_rank
 from benchmarks.throughput.workload import Workload
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     reading = read_rank(step, num_parameters, workload)
     if dist.is_initialized():
         dist.destroy_process_group()
-    print(json.dumps(asdict(reading)))
+    leave(asdict(reading))
 
 
 if __name__ == "__main__":
