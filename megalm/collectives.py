@@ -94,6 +94,16 @@ def reduce_scatter_rows(tensor: Tensor, axis: Axis) -> Tensor:
     return share
 
 
+def all_gather_in_place_async(whole: Tensor, axis: Axis) -> Handle:
+    """Start to fill the flat ``whole``, of which each rank has its own part in place: equal parts in rank order."""
+    if axis.size == 1:
+        return Done()
+    _record("all_gather", axis, whole, False)
+    part = whole.view(axis.size, -1)[axis.rank]
+    work: Handle = dist.all_gather_single(whole, part, group=axis.group, async_op=True)
+    return work
+
+
 def broadcast(tensor: Tensor, axis: Axis, source: int = 0, *, scalar: bool = False) -> Tensor:
     """Overwrite ``tensor`` in place with that of the rank at position ``source``, and return it."""
     if axis.size == 1:

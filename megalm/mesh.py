@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 import torch.distributed as dist
 
+from megalm.errors import UserError
 from megalm.layout import AXES, Layout
 from megalm.ledger import Ledger
 
@@ -127,7 +128,27 @@ class Mesh:
         Its group is made when it is first asked for: each of its ranks asks, for several in the same order.
         """
         along = self.axis(name).ranks
-        ranks = tuple(along[position] for position in positions)
+        return self._own_group(name, [along[position] for position in positions])
+
+    def shards(self, size: int) -> tuple[Axis, Axis]:
+        """Cut the data axis into groups of ``size`` neighbours: return this rank's group, and its like in the others.
+
+        Raises:
+            UserError: the data ranks do not divide into such groups.
+        """
+        data = self.data
+        if data.size % size:
+            raise UserError(f"groups of {size} do not divide the {data.size} data-parallel ranks; choose a divisor.")
+        if size == data.size:
+            return data, replace(Axis.alone("replicas"), ranks=(self.rank,))
+        if size == 1:
+            return replace(Axis.alone("shard"), ranks=(self.rank,)), data
+        first = data.rank // size * size
+        shard = self._own_group("shard", data.ranks[first : first + size])
+        return shard, self._own_group("replicas", data.ranks[data.rank % size :: size])
+
+    def _own_group(self, name: str, members: Sequence[int]) -> Axis:
+        ranks = tuple(members)
         if len(ranks) > 1 and ranks not in self._groups:
             self._groups[ranks] = _new_group(ranks, self._timeout_s)
         return self._axis(name, ranks)

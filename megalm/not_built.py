@@ -9,7 +9,6 @@ from megalm.section import Section
 ONLY: Mapping[str, Any] = {
     "layout.cp": 1,
     "layout.ep": 1,
-    "zero.stage": 0,
     "zero.backend": "native",
     "recompute.mode": "none",
     "run.max_restarts": 0,

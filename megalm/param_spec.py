@@ -7,6 +7,7 @@ Initialization, gradient sums, clipping, LAMB, ZeRO ownership, checkpoints, expo
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import prod
 from typing import Literal
 
 ALIGNMENT = 32
@@ -114,6 +115,13 @@ class ParamSpec:
         """Return the shape held at the given positions on the axes."""
         return tuple(part.stop - part.start for part in self.local_slices(positions))
 
+    def room(self) -> int:
+        """Return the elements of the largest slice that any rank holds."""
+        if self.split is None:
+            return prod(self.shape)
+        longest = max(stop - start for start, stop in self.split.ranges)
+        return longest * prod(size for dim, size in enumerate(self.shape) if dim != self.split.dim)
+
     def owned_slices(self, positions: Mapping[str, int]) -> tuple[slice, ...] | None:
         """Return the slices, of this rank's own tensor, that this rank counts.
 
@@ -151,6 +159,7 @@ def aligned(num_elements: int) -> int:
     """Return the elements that a parameter takes in a bucket: it begins and ends at a multiple of the alignment.
 
     An update kernel treats whole vectors otherwise, in the last bit, than the elements that are left over at the end of
-    a range. What ranks hold beside a replicated parameter differs, so without alignment its copies would drift apart.
+    a range, and what ranks hold beside a replicated parameter may differ: without alignment its copies would drift
+    apart.
     """
     return -(-num_elements // ALIGNMENT) * ALIGNMENT

@@ -1,6 +1,6 @@
 """Parameters and the specs they carry: attaching, naming, drawing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ def new_parameter(spec: ParamSpec, positions: Mapping[str, int]) -> nn.Parameter
     parameter = nn.Parameter(torch.empty(spec.local_shape(positions)))
     parameter.spec = spec  # type: ignore[attr-defined]
     if not parameter.is_meta:
-        draw(parameter, spec, rng.key("unnamed", int(torch.randint(2**62, (), device="cpu"))), positions)
+        stream = rng.key("unnamed", int(torch.randint(2**62, (), device="cpu")))
+        draw(parameter, spec, stream, [part.start for part in spec.local_slices(positions)])
     return parameter
 
 
@@ -35,21 +36,42 @@ def name_parameters(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def draw(parameter: Tensor, spec: ParamSpec, stream: int, positions: Mapping[str, int]) -> None:
-    """Fill this rank's slice from ``stream``; what the whole parameter holds does not depend on how it is cut."""
+def draw(values: Tensor, spec: ParamSpec, stream: int, starts: Sequence[int]) -> None:
+    """Fill a box of a parameter from ``stream``; what the whole parameter holds does not depend on how it is cut.
+
+    Args:
+        values: the box, overwritten unless the spec says that they are given.
+        spec: of the parameter.
+        stream: a ``rng.key``.
+        starts: where the box begins in the whole parameter.
+    """
     if spec.init.kind == "constant":
-        parameter.fill_(spec.init.value)
+        values.fill_(spec.init.value)
     elif spec.init.kind == "normal":
-        starts = [part.start for part in spec.local_slices(positions)]
-        if parameter.ndim > 2:
-            raise ValueError(f"{spec.name}: a normal init draws matrices and vectors, not {parameter.ndim} dims")
-        matrix = parameter if parameter.ndim == 2 else parameter.unsqueeze(0)
-        row_start, column_start = starts if parameter.ndim == 2 else (0, starts[0])
+        if values.ndim > 2:
+            raise ValueError(f"{spec.name}: a normal init draws matrices and vectors, not {values.ndim} dims")
+        matrix = values if values.ndim == 2 else values.unsqueeze(0)
+        row_start, column_start = starts if values.ndim == 2 else (0, starts[0])
         rng.fill_normal(matrix, stream, spec.init.std, row_start, column_start)
 
 
 def initialize(parameters: Iterable[nn.Parameter], seed: int, positions: Mapping[str, int]) -> None:
-    """Draw each parameter from the stream named by (seed, parameter name); call ``name_parameters`` before."""
+    """Draw this rank's slice of each parameter from the stream named by (seed, parameter name), once it is named."""
     for parameter in parameters:
-        spec = spec_of(parameter)
-        draw(parameter.data, spec, rng.key(seed, spec.name), positions)
+        initialize_box(parameter.data, spec_of(parameter), seed, positions, [0] * parameter.dim())
+
+
+def initialize_box(
+    values: Tensor, spec: ParamSpec, seed: int, positions: Mapping[str, int], offsets: Sequence[int]
+) -> None:
+    """Draw a box of this rank's slice of a parameter; see ``initialize``.
+
+    Args:
+        values: the box, overwritten.
+        spec: of the parameter.
+        seed: of the run.
+        positions: this rank's position on each axis that specs name.
+        offsets: where the box begins in the slice.
+    """
+    starts = [part.start + offset for part, offset in zip(spec.local_slices(positions), offsets, strict=True)]
+    draw(values, spec, rng.key(seed, spec.name), starts)

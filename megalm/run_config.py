@@ -88,6 +88,12 @@ class RunConfig(Section):
                 f"layout.dp={layout.dp} does not divide train.global_batch_size={train.global_batch_size}; choose a "
                 "divisor, so that every replica has as many samples."
             )
+        data_size = layout.dp * layout.cp
+        if self.zero.shard_size is not None and data_size % self.zero.shard_size:
+            raise UserError(
+                f"zero.shard_size={self.zero.shard_size} does not divide the {data_size} data-parallel ranks; choose a "
+                "divisor, or null for all of them."
+            )
         num_stages = layout.pp * stages_per_rank(self.pipeline.schedule, self.pipeline.stages_per_rank)
         if ":" in model.family:  # a model of the user's own reads its sizes as it likes
             return self
@@ -105,13 +111,26 @@ class RunConfig(Section):
             )
         return self
 
+    @property
+    def shard_size(self) -> int:
+        """How many data-parallel ranks own a part of the parameters each; 1 where every rank owns all."""
+        return (self.zero.shard_size or self.layout.dp * self.layout.cp) if self.zero.stage else 1
+
+    @property
+    def zero_stage(self) -> int:
+        """The ZeRO stage that the run has: 0 where there is nobody to share with."""
+        return self.zero.stage if self.shard_size > 1 else 0
+
     def without_effect(self) -> list[str]:
         """Return one sentence for each setting that this run does not use, to be shown as a warning."""
         found = self.lr_schedule.without_effect()
         if self.tensor.sequence_parallel and self.layout.tp == 1:
             found.append("tensor.sequence_parallel=true has no effect: layout.tp is 1.")
-        if self.zero.stage and self.layout.dp * self.layout.cp == 1:
-            found.append(f"zero.stage={self.zero.stage} has no effect: layout.dp is 1.")
+        if self.zero.stage and not self.zero_stage:
+            why = "zero.shard_size is 1" if self.layout.dp * self.layout.cp > 1 else "layout.dp is 1"
+            found.append(f"zero.stage={self.zero.stage} has no effect: {why}.")
+        if self.zero.shard_size is not None and not self.zero.stage:
+            found.append(f"zero.shard_size={self.zero.shard_size} has no effect: zero.stage is 0.")
         if self.train.stop_after is not None and self.train.stop_after > self.train.steps:
             found.append(
                 f"train.stop_after={self.train.stop_after} has no effect: the run ends at step {self.train.steps}."

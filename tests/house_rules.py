@@ -11,7 +11,7 @@ from pathlib import Path
 FLOORS = (
     ("errors", "section", "registry", "extras", "run_file", "overrides", "validation", "not_built"),
     ("layout",),
-    ("param_spec", "parameters", "batch", "rng", "ledger", "mesh", "collectives", "recompute", "weight_half"),
+    ("boxes", "param_spec", "parameters", "batch", "rng", "ledger", "mesh", "collectives", "recompute", "weight_half"),
     ("parallel", "data", "checkpoint"),
     ("models", "objectives", "optim", "layers"),
     ("run_config",),
@@ -27,7 +27,15 @@ STRANGERS = ("parallel.tensor", "parallel.pipeline", "parallel.data", "data", "c
 """The engines and stores, which do not know one another; what they share lies below them."""
 
 PAPER = (
-    *("megalm", "megalm.errors", "megalm.section", "megalm.registry", "megalm.layout", "megalm.param_spec"),
+    *(
+        "megalm",
+        "megalm.errors",
+        "megalm.section",
+        "megalm.registry",
+        "megalm.layout",
+        "megalm.boxes",
+        "megalm.param_spec",
+    ),
     *("megalm.ledger", "megalm.run_config", "megalm.models.presets", "megalm.models.counts"),
     *("megalm.plan.communication", "megalm.plan.schedule_view", "megalm.plan.stages", "megalm.training.timeline"),
     *(f"megalm.parallel.pipeline.{name}" for name in ("action", "program", "needs", "schedules", "v_schedules")),

@@ -98,7 +98,7 @@ def test_a_parameter_on_the_meta_device_waits_for_memory() -> None:
 def test_a_normal_draw_of_three_dims_is_refused_by_name() -> None:
     spec = ParamSpec((2, 2, 2), Init.normal(1.0), name="experts.weight")
     with pytest.raises(ValueError, match=r"experts\.weight: a normal init draws matrices and vectors, not 3 dims"):
-        draw(torch.empty(2, 2, 2), spec, 1, {})
+        draw(torch.empty(2, 2, 2), spec, 1, (0, 0, 0))
 
 
 def test_layers_by_themselves_draw_different_values_that_torchs_seed_decides() -> None:

@@ -1,7 +1,7 @@
 """One optimizer over the ranges that this rank owns."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class Optimizer:
     Args:
         rule: the update rule.
         buckets: values and complete gradients.
-        model: the axis of ranks that hold one copy of the model together; norms are summed over it.
+        axes: the ranks of all of them together own one copy of the model; norms are summed over each in turn.
         positions: this rank's position on each model axis, by name.
         clip_grad_norm: largest global gradient norm; 0 never scales.
     """
@@ -31,7 +31,7 @@ class Optimizer:
         rule: UpdateRule,
         buckets: Sequence[Bucket],
         *,
-        model: Axis,
+        axes: Sequence[Axis],
         positions: Mapping[str, int],
         clip_grad_norm: float,
     ) -> None:
@@ -39,21 +39,18 @@ class Optimizer:
         self.rule = rule
         self.buckets = buckets
         self.updates = 0
-        self._model = model
+        self._axes = axes
         self._clip_grad_norm = clip_grad_norm
-        self.state = [{name: torch.zeros_like(bucket.values) for name in rule.state_names} for bucket in buckets]
-        self._counted = [
-            (slot.view(bucket.gradients), owned)
-            for bucket in buckets
-            for slot in bucket.slots
-            if (owned := slot.spec.owned_slices(positions)) is not None
-        ]
+        self.state = [{name: torch.zeros_like(bucket.owned_values) for name in rule.state_names} for bucket in buckets]
+        self._counted = list(_counted(buckets, positions))
 
     def grad_norm(self) -> float:
         """Return the norm of the whole gradient: each element of each parameter is counted once."""
-        norms = [torch.linalg.vector_norm(view[owned]) for view, owned in self._counted]
+        norms = [torch.linalg.vector_norm(view) for view in self._counted]
         total = torch.stack(norms).double().square().sum().cpu() if norms else torch.zeros((), dtype=torch.float64)
-        return math.sqrt(collectives.all_reduce(total, self._model, scalar=True).item())
+        for axis in self._axes:
+            collectives.all_reduce(total, axis, scalar=True)
+        return math.sqrt(total.item())
 
     def clip(self) -> float:
         """Scale all gradients so that their global norm is at most the configured one; return the norm before."""
@@ -61,15 +58,25 @@ class Optimizer:
         scale = self._clip_grad_norm / (norm + CLIP_EPS)
         if self._clip_grad_norm and math.isfinite(norm) and scale < 1:
             for bucket in self.buckets:
-                bucket.gradients.mul_(scale)
+                bucket.owned_gradients.mul_(scale)
         return norm
 
     def step(self, lr: float) -> None:
-        """Update all values."""
+        """Update all values that this rank owns."""
         self.updates += 1
         for bucket, state in zip(self.buckets, self.state, strict=True):
             for decay, span in bucket.segments():
                 part: dict[str, Tensor] = {name: tensor[span] for name, tensor in state.items()}
                 self.rule.update(
-                    bucket.values[span], bucket.gradients[span], part, lr=lr, decay=decay, step=self.updates
+                    bucket.owned_values[span], bucket.owned_gradients[span], part, lr=lr, decay=decay, step=self.updates
                 )
+
+
+def _counted(buckets: Sequence[Bucket], positions: Mapping[str, int]) -> Iterator[Tensor]:
+    """Yield the owned gradients that this rank counts, parameter by parameter."""
+    for bucket in buckets:
+        for owned in bucket.owned():
+            counted = owned.slot.spec.owned_slices(positions)
+            part = None if counted is None else owned.box.within(counted)
+            if part is not None:
+                yield owned.view(bucket.owned_gradients)[part.slices()]

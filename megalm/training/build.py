@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from torch import nn
 
 from megalm import registry
-from megalm.mesh import Mesh
+from megalm.mesh import Axis, Mesh
 from megalm.optim.adamw import AdamW
 from megalm.optim.config import OptimizerConfig
 from megalm.optim.lr_schedule import lr_schedule
 from megalm.optim.optimizer import Optimizer
 from megalm.optim.rule import UpdateRule
 from megalm.parallel.data.bucket import Bucket
-from megalm.parallel.data.exchange import GradientExchange
+from megalm.parallel.data.exchange import Exchange
 from megalm.parallel.pipeline.engine import Engine
 from megalm.parallel.pipeline.stage import Stage
 from megalm.parallel.pipeline.transport import Transport
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
 from megalm.training.held import Held
-from megalm.training.model import build_part, model_positions
+from megalm.training.model import Part, build_part, model_positions
 from megalm.training.programs import Programs, rank_of_stage
 from megalm.weight_half import WeightHalf
 
@@ -35,8 +35,8 @@ class TrainingState:
         mesh: this rank's axes.
         model: the whole model; what other ranks of the pipeline hold has no memory.
         held: this rank's part of it.
-        buckets: the trainable parameters and their gradients, one bucket a block.
-        exchange: sums gradients over ranks.
+        buckets: the trainable parameters and their gradients.
+        exchange: sums gradients over ranks, and collects values.
         programs: what is executed.
         engine: executes it.
         optimizer: clips and updates.
@@ -48,7 +48,7 @@ class TrainingState:
     model: nn.Module
     held: Held
     buckets: list[Bucket]
-    exchange: GradientExchange
+    exchange: Exchange
     programs: Programs
     engine: Engine
     optimizer: Optimizer
@@ -62,33 +62,41 @@ def build_model(config: RunConfig, mesh: Mesh) -> nn.Module:
     The values are a function of (run.seed, parameter name) alone; no rank ever holds more than its slice. With several
     ranks in the pipeline, the blocks of the others stay on the meta device.
     """
-    return build_part(config, mesh, _holders(config)).model
+    return build_part(config, mesh, _holders(config), Axis.alone()).model
 
 
 def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
     """Build the model and all that trains it."""
     holders = _holders(config)
-    part = build_part(config, mesh, holders)
-    programs = Programs(config.pipeline, holders, config.layout.pp, part.num_blocks, part.held.shared)
-    buckets = list(part.buckets.values())
+    shard, replicas = mesh.shards(config.shard_size)
+    part = build_part(config, mesh, holders, shard)
+    programs = Programs(
+        config.pipeline,
+        holders,
+        config.layout.pp,
+        part.num_blocks,
+        part.held.shared,
+        zero_stage=config.zero_stage,
+        prefetch=config.zero.prefetch,
+    )
+    buckets = [bucket for held in part.buckets.values() for bucket in held]
     ties = {name: mesh.subset("pp", ranks) for name, ranks in part.held.holders.items() if mesh.pp.rank in ranks}
-    exchange = GradientExchange(buckets, mesh.data, {"tp": mesh.tp}, ties)
+    exchange = Exchange(part.buckets, shard, replicas, {"tp": mesh.tp}, _uses(part), ties)
+    exchange.publish()
     half = WeightHalf()
     for parameter in part.held.parameters():
         parameter.weight_half = half  # type: ignore[attr-defined]
-    number = {place: index for index, place in enumerate(part.buckets)}
     engine = Engine(
         mesh.pp.rank,
         {stage: Stage(blocks, half) for stage, blocks in part.held.stages.items()},
         Transport(mesh.pp, mesh.pp_upward, mesh.device) if mesh.pp.size > 1 else None,
-        reduce=lambda stage, block: exchange.reduce(number[stage, block]),
-        finish=exchange.finish,
+        exchange,
     )
     rule = registry.lookup("optimizer.name", config.optimizer.name, RULES)(config.optimizer)
     optimizer = Optimizer(
         rule,
         buckets,
-        model=mesh.model,
+        axes=[mesh.model, shard],
         positions=model_positions(mesh),
         clip_grad_norm=config.optimizer.clip_grad_norm,
     )
@@ -98,6 +106,17 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
 
 def _holders(config: RunConfig) -> list[int]:
     return rank_of_stage(config.pipeline, config.layout.pp, config.num_microbatches)
+
+
+def _uses(part: Part) -> dict[tuple[int, int], list[Bucket]]:
+    """Return for each block the buckets of other blocks that hold parameters of it too."""
+    home = {slot.parameter: bucket for held in part.buckets.values() for bucket in held for slot in bucket.slots}
+    found: dict[tuple[int, int], list[Bucket]] = {}
+    for stage, blocks in part.held.stages.items():
+        for number, block in enumerate(blocks):
+            read = dict.fromkeys(home[parameter] for parameter in block.parameters() if parameter in home)
+            found[stage, number] = [bucket for bucket in read if bucket not in part.buckets[stage, number]]
+    return found
 
 
 def named_parameters(state: TrainingState) -> dict[str, nn.Parameter]:

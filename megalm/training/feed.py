@@ -58,14 +58,29 @@ class Feed:
         return split(replace(share, loss_scale=1 / num_valid if num_valid else 0.0), self._micro_batch_size)
 
     def evaluation_step(self, step: int, batch_size: int) -> list[MicroBatch]:
-        """Return this rank's micro-batches of a held-out batch of ``batch_size`` samples; losses are not scaled."""
-        return split(replace(self._share(step, batch_size), loss_scale=1.0), self._micro_batch_size)
+        """Return this rank's micro-batches of a held-out batch of ``batch_size`` samples; losses are not scaled.
+
+        All data ranks have as many micro-batches, as ranks that gather parameters together must: one whose samples end
+        earlier goes on with a sample of which nothing is learned.
+        """
+        size = self._micro_batch_size
+        found = split(replace(self._share(step, batch_size), loss_scale=1.0), size)
+        missing = -(-self._per_rank(batch_size) // size) - len(found)
+        if missing:
+            filler = self._micro_batch(step, 0, 1)
+            found += [replace(filler, labels_bs=torch.full_like(filler.labels_bs, IGNORED), loss_scale=1.0)] * missing
+        return found
+
+    def _per_rank(self, batch_size: int) -> int:
+        return -(-batch_size // self._mesh.dp.size)
 
     def _share(self, step: int, batch_size: int) -> MicroBatch:
-        data = self._mesh.dp
-        per_rank = -(-batch_size // data.size)
-        first = min(data.rank * per_rank, batch_size)
-        rows = self._source.rows(step, first, min(per_rank, batch_size - first))
+        per_rank = self._per_rank(batch_size)
+        first = min(self._mesh.dp.rank * per_rank, batch_size)
+        return self._micro_batch(step, first, min(per_rank, batch_size - first))
+
+    def _micro_batch(self, step: int, first: int, count: int) -> MicroBatch:
+        rows = self._source.rows(step, first, count)
         return to_device(self._objective(rows, reset_attention=self._reset_attention), self._mesh.device)
 
 

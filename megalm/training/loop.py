@@ -123,6 +123,7 @@ class _Run:
             given = open_checkpoint(Path(load), self.mesh.world)
             if weights_only:
                 given.load(local_pieces(state, weights_only=True))
+                state.exchange.publish()
             else:
                 check_same_run(self.config, given)
                 restore(state, given)

@@ -14,7 +14,7 @@ from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
 from megalm.models.decoder import build_decoder, fill_tables
 from megalm.parallel.data.bucket import Bucket, give_storage, make_bucket
 from megalm.parallel.tensor.dropout import name_streams
-from megalm.parameters import initialize, name_parameters, spec_of
+from megalm.parameters import initialize, initialize_box, name_parameters, spec_of
 from megalm.plan.stages import cut_into_stages
 from megalm.run_config import RunConfig
 from megalm.training.held import Held, check_blocks
@@ -44,13 +44,14 @@ class Part:
     Args:
         model: all of it; what other ranks of the pipeline hold has no memory.
         held: this rank's part.
-        buckets: its trainable parameters by (stage, block).
+        buckets: its trainable parameters by (stage, block): one bucket a block, and one for each parameter of which
+            other ranks of the pipeline hold copies.
         num_blocks: of every stage of the pipeline.
     """
 
     model: nn.Module
     held: Held
-    buckets: Mapping[tuple[int, int], Bucket]
+    buckets: Mapping[tuple[int, int], Sequence[Bucket]]
     num_blocks: Sequence[int]
 
 
@@ -59,15 +60,16 @@ def model_positions(mesh: Mesh) -> dict[str, int]:
     return {"tp": mesh.tp.rank}
 
 
-def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int]) -> Part:
+def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shard: Axis) -> Part:
     """Build this rank's part of the model, with named specs and drawn values.
 
-    The values are a function of (run.seed, parameter name) alone; no rank ever holds more than its part.
+    The values are a function of (run.seed, parameter name) alone; a rank draws what it owns and nothing else.
 
     Args:
         config: the run.
         mesh: this rank's axes.
         rank_of_stage: the rank of the pipeline that holds each stage.
+        shard: the axis of the data ranks that own a part of its parameters each.
 
     Raises:
         UserError: the model does not fit the stages, or its blocks do not hold all of it.
@@ -89,26 +91,52 @@ def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int]) -> P
     spans = cut_into_stages(config, len(blocks), len(rank_of_stage))
     held = Held.of(blocks, spans, rank_of_stage, mesh.pp.rank)
     held.release_others(model)
-    return Part(model, held, _place(held, config, mesh), [len(span) for span in spans])
+    return Part(model, held, _place(held, config, mesh, shard), [len(span) for span in spans])
 
 
-def _place(held: Held, config: RunConfig, mesh: Mesh) -> dict[tuple[int, int], Bucket]:
-    """Give this rank's parameters and buffers their memory, and draw their values."""
-    dtype = DTYPES[config.train.precision]
+def _place(held: Held, config: RunConfig, mesh: Mesh, shard: Axis) -> dict[tuple[int, int], list[Bucket]]:
+    """Give this rank's parameters and buffers their memory, and draw the values that it owns."""
+    dtype, zero_stage = DTYPES[config.train.precision], config.zero_stage if shard.size > 1 else 0
     for parameter in held.parameters():
         holders = held.holders.get(spec_of(parameter).name, [mesh.pp.rank])
         if mesh.pp.rank != holders[0]:  # a copy: counted and saved where the first one lies
             parameter.spec = replace(spec_of(parameter), tied_to=spec_of(parameter).name)  # type: ignore[attr-defined]
     buckets = {
-        place: make_bucket(parameters, mesh.device, dtype) for place, parameters in held.parameters_by_block().items()
+        place: [
+            make_bucket(group, mesh.device, dtype, shard=shard, zero_stage=zero_stage)
+            for group in _apart(parameters, held)
+        ]
+        for place, parameters in held.parameters_by_block().items()
     }
-    for parameter in held.parameters():
-        if not parameter.requires_grad:
-            give_storage(parameter, torch.empty(parameter.shape, device=mesh.device, dtype=dtype))
+    frozen = [parameter for parameter in held.parameters() if not parameter.requires_grad]
+    for parameter in frozen:
+        storage = torch.empty(parameter.shape, device=mesh.device, dtype=dtype)
+        if not parameter.is_meta:
+            storage.copy_(parameter.data)
+        give_storage(parameter, storage)
     for module in held.modules():
         for name, buffer in module.named_buffers(recurse=False):
             moved = torch.empty_like(buffer, device=mesh.device) if buffer.is_meta else buffer.to(mesh.device)
             setattr(module, name, moved.to(dtype) if buffer.is_floating_point() else moved)
     fill_tables(held.modules())
-    initialize(held.parameters(), config.run.seed, model_positions(mesh))
+    _draw(buckets, frozen, config.run.seed, model_positions(mesh))
     return buckets
+
+
+def _apart(parameters: Sequence[nn.Parameter], held: Held) -> list[list[nn.Parameter]]:
+    """Put parameters of which other ranks hold copies into groups of their own: shards of copies must be alike."""
+    tied = [parameter for parameter in parameters if spec_of(parameter).name in held.holders]
+    return [[p for p in parameters if all(p is not other for other in tied)], *([parameter] for parameter in tied)]
+
+
+def _draw(
+    buckets: Mapping[tuple[int, int], Sequence[Bucket]],
+    frozen: Sequence[nn.Parameter],
+    seed: int,
+    positions: Mapping[str, int],
+) -> None:
+    """Draw what this rank owns, from streams named by (seed, parameter name)."""
+    initialize(frozen, seed, positions)
+    for bucket in (bucket for held in buckets.values() for bucket in held):
+        for owned in bucket.owned():
+            initialize_box(owned.view(bucket.owned_values), owned.slot.spec, seed, positions, owned.box.offsets)

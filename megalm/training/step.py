@@ -55,6 +55,7 @@ def train_step(
     lr = state.lr_schedule(state.step)
     if finite and learned:
         state.optimizer.step(lr)
+        state.exchange.publish()
     state.step += 1
     return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned)
 
@@ -71,10 +72,10 @@ def _over_ranks(state: TrainingState, partial_loss: Tensor, microbatches: Sequen
 def _what_is_not_finite(state: TrainingState, loss: float) -> str:
     """Return one sentence, the same on all ranks, that names the first parameter whose gradient is not finite."""
     mine = [
-        slot.spec.name
+        owned.slot.spec.name
         for bucket in state.buckets
-        for slot in bucket.slots
-        if not slot.view(bucket.gradients).isfinite().all()
+        for owned in bucket.owned()
+        if not owned.view(bucket.owned_gradients).isfinite().all()
     ]
     named = [name for names in collectives.gather_objects(mine[:1], state.mesh.world) for name in names]
     what = f"loss {loss}, and the gradient of {named[0]} is" if named else f"loss {loss} is"

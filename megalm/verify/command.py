@@ -16,6 +16,7 @@ from megalm.launcher.local import launch
 from megalm.launcher.placement import Placement
 from megalm.layout import Layout
 from megalm.mesh import Mesh
+from megalm.parallel.data.config import ZeroConfig
 from megalm.parallel.pipeline.config import PipelineConfig
 from megalm.parallel.tensor.config import TensorConfig
 from megalm.run_config import RunConfig
@@ -46,7 +47,7 @@ def verify(config: RunConfig, steps: int = 3, scale: float = 1.0, precision: str
     if precision not in ("fp64", "fp32"):
         raise UserError(f"verify --{precision} is not built yet; use float64 or --fp32.")
     judged = _changed(shrunk(config, scale), {"train": {"precision": precision}, "run": {"device": "cpu"}})
-    one_process = {"layout": Layout(), "tensor": TensorConfig(), "pipeline": PipelineConfig()}
+    one_process = {"layout": Layout(), "tensor": TensorConfig(), "pipeline": PipelineConfig(), "zero": ZeroConfig()}
     alone = _changed(judged, {name: section.model_dump() for name, section in one_process.items()})
     with tempfile.TemporaryDirectory(prefix="megalm-verify-") as name:
         probes = {}

@@ -11,6 +11,7 @@ from megalm.batch import IGNORED, MicroBatch
 from megalm.data.loader import Rows, TrainingData
 from megalm.mesh import Mesh
 from megalm.optim.optimizer import Optimizer
+from megalm.parallel.data.bucket import Bucket
 from megalm.param_spec import ParamSpec
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
@@ -105,17 +106,24 @@ def thinned(objective: Callable[..., MicroBatch]) -> Callable[..., MicroBatch]:
     return drop
 
 
-def _hold(seen: Probe, state: TrainingState, moment: str, spec: ParamSpec, tensor: Tensor) -> None:
-    offsets = tuple(part.start for part in spec.local_slices(model_positions(state.mesh)))
-    seen.held.append(Held(moment, spec, offsets, tensor.detach().cpu().clone()))
-
-
 def _hold_gradients(seen: Probe, state: TrainingState) -> None:
-    for bucket in state.buckets:
-        for slot in bucket.slots:
-            _hold(seen, state, f"step {state.step + 1} gradient", slot.spec, slot.view(bucket.gradients))
+    _hold_owned(seen, state, f"step {state.step + 1} gradient", lambda bucket: bucket.owned_gradients)
 
 
 def _hold_values(seen: Probe, state: TrainingState) -> None:
+    moment = f"step {state.step} value"
+    if any(bucket.zero_stage == 3 for bucket in state.buckets):
+        _hold_owned(seen, state, moment, lambda bucket: bucket.owned_values)
+        return
     for parameter in state.held.parameters():
-        _hold(seen, state, f"step {state.step} value", spec_of(parameter), parameter)
+        spec = spec_of(parameter)
+        offsets = tuple(part.start for part in spec.local_slices(model_positions(state.mesh)))
+        seen.held.append(Held(moment, spec, offsets, parameter.detach().cpu().clone()))
+
+
+def _hold_owned(seen: Probe, state: TrainingState, moment: str, of: Callable[[Bucket], Tensor]) -> None:
+    for bucket in state.buckets:
+        for owned in bucket.owned():
+            spec = owned.slot.spec
+            offsets = owned.box.moved([part.start for part in spec.local_slices(model_positions(state.mesh))])
+            seen.held.append(Held(moment, spec, offsets, owned.view(of(bucket)).detach().cpu().clone()))

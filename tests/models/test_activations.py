@@ -48,7 +48,7 @@ def feed_of(config: RunConfig, mesh: Mesh) -> Feed:
 
 def counted(state: TrainingState) -> LiveBytes:
     """Let the stages count what they keep."""
-    live = LiveBytes(iter([*(bucket.values for bucket in state.buckets), *state.held.buffers()]))
+    live = LiveBytes(iter([*(bucket.values.tensor for bucket in state.buckets), *state.held.buffers()]))
     half = CountedHalf(live)
     for parameter in state.held.parameters():
         parameter.weight_half = half  # type: ignore[attr-defined]

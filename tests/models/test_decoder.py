@@ -111,7 +111,7 @@ def learned(state: TrainingState, batch: MicroBatch) -> tuple[float, dict[str, T
     """Return megalm's loss and every gradient, by megalm's names."""
     loss = state.engine.run(state.programs.training(1), [batch])
     slots = [(bucket, slot) for bucket in state.buckets for slot in bucket.slots]
-    return loss.item(), {slot.spec.name: slot.view(bucket.gradients) for bucket, slot in slots}
+    return loss.item(), {slot.spec.name: slot.view(bucket.gradients.tensor) for bucket, slot in slots}
 
 
 def values_of(state: TrainingState) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ def plain_parameters() -> list[nn.Parameter]:
 
 def optimizer_of(buckets: list[Bucket], clip_grad_norm: float) -> Optimizer:
     rule = AdamW(OptimizerConfig(betas=[0.8, 0.95], weight_decay=0.3))
-    return Optimizer(rule, buckets, model=Axis.alone(), positions={"tp": 0}, clip_grad_norm=clip_grad_norm)
+    return Optimizer(rule, buckets, axes=[Axis.alone()], positions={"tp": 0}, clip_grad_norm=clip_grad_norm)
 
 
 @pytest.mark.parametrize("clip_grad_norm", [0.0, 1.0, 1000.0])
@@ -64,20 +64,20 @@ def test_20_steps_are_torchs(clip_grad_norm: float) -> None:
 def test_clipping_scales_to_the_norm_and_leaves_smaller_ones_alone() -> None:
     bucket = make_bucket([nn.Parameter(torch.zeros(2))], CPU, torch.float64)
     optimizer = optimizer_of([bucket], clip_grad_norm=1.0)
-    bucket.gradients[:2] = torch.tensor([3.0, 4.0])
+    bucket.gradients.tensor[:2] = torch.tensor([3.0, 4.0])
     assert optimizer.clip() == 5
     assert optimizer.grad_norm() == pytest.approx(1, abs=1e-6)
-    bucket.gradients[:2] = torch.tensor([0.3, 0.4], dtype=torch.float64)
+    bucket.gradients.tensor[:2] = torch.tensor([0.3, 0.4], dtype=torch.float64)
     assert optimizer.clip() == pytest.approx(0.5)
-    assert bucket.gradients[:2].tolist() == [0.3, 0.4]
+    assert bucket.gradients.tensor[:2].tolist() == [0.3, 0.4]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_norm_that_is_not_finite_is_told_and_scales_nothing(bad: float) -> None:
     bucket = make_bucket([nn.Parameter(torch.zeros(2))], CPU, torch.float64)
-    bucket.gradients[:2] = torch.tensor([bad, 4.0])
+    bucket.gradients.tensor[:2] = torch.tensor([bad, 4.0])
     assert not math.isfinite(optimizer_of([bucket], clip_grad_norm=1.0).clip())
-    assert bucket.gradients[1] == 4
+    assert bucket.gradients.tensor[1] == 4
 
 
 def test_without_a_parameter_the_norm_is_0() -> None:
@@ -91,7 +91,7 @@ def test_the_state_has_a_tensor_for_each_name_of_the_rule() -> None:
     (state,) = optimizer_of([bucket], 0.0).state
     assert set(state) == {"exp_avg", "exp_avg_sq"}
     for tensor in state.values():
-        assert torch.equal(tensor, torch.zeros_like(bucket.values))
+        assert torch.equal(tensor, torch.zeros_like(bucket.values.tensor))
 
 
 def specs(parts: int) -> list[ParamSpec]:
@@ -115,9 +115,9 @@ def norm_of(context: RankContext, layout: Layout) -> tuple[float, list[Entry]]:
     bucket = make_bucket(parameters, CPU, torch.float64)
     for n, slot in enumerate(bucket.slots):
         whole = draws(50 * mesh.pp.rank + n, *slot.spec.shape)
-        slot.view(bucket.gradients).copy_(whole[slot.spec.local_slices(positions)])
+        slot.view(bucket.gradients.tensor).copy_(whole[slot.spec.local_slices(positions)])
     rule = AdamW(OptimizerConfig())
-    optimizer = Optimizer(rule, [bucket], model=mesh.model, positions=positions, clip_grad_norm=0.0)
+    optimizer = Optimizer(rule, [bucket], axes=[mesh.model], positions=positions, clip_grad_norm=0.0)
     return optimizer.grad_norm(), ledger.entries
 
 
@@ -142,9 +142,9 @@ def test_a_copy_is_updated_alike_whatever_lies_beside_it(dtype: torch.dtype) -> 
         optimizer = optimizer_of([bucket], 0.0)
         slot = next(slot for slot in bucket.slots if slot.parameter is parameters[1])
         for step in range(5):
-            slot.view(bucket.gradients).copy_(draws(10 + step, 11))
+            slot.view(bucket.gradients.tensor).copy_(draws(10 + step, 11))
             optimizer.step(0.01)
-        return [slot.view(flat).clone() for flat in (bucket.values, *optimizer.state[0].values())]
+        return [slot.view(flat).clone() for flat in (bucket.values.tensor, *optimizer.state[0].values())]
 
     for neighbour in range(1, 20):
         assert all(torch.equal(one, other) for one, other in zip(updated(neighbour), updated(64), strict=True))

@@ -10,3 +10,9 @@ def sum_of(parameter: nn.Parameter) -> Tensor:
     found = gradient_sum(parameter)
     assert found is not None
     return found
+
+
+def give_sum(parameter: Tensor, total: Tensor) -> Tensor:
+    """Let the parameter's gradients be summed in ``total``, and return it."""
+    parameter.gradient_sum = lambda: total  # type: ignore[attr-defined]
+    return total

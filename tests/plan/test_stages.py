@@ -2,7 +2,7 @@
 
 import pytest
 
-from megalm.mesh import Mesh
+from megalm.mesh import Axis, Mesh
 from megalm.plan.stages import cut_into_stages
 from megalm.training.model import build_part
 from tests.verify.runs import GPT2, LLAMA, run_file
@@ -13,7 +13,7 @@ from tests.verify.runs import GPT2, LLAMA, run_file
 def test_the_planned_cut_is_the_built_one(model: str, num_stages: int) -> None:
     config = run_file(model, model={"num_hidden_layers": 4, "vocab_size": 5000})
     planned = cut_into_stages(config, 6, num_stages)
-    part = build_part(config, Mesh.alone(), [0] * num_stages)
+    part = build_part(config, Mesh.alone(), [0] * num_stages, Axis.alone())
     assert [len(blocks) for blocks in part.held.stages.values()] == [len(span) for span in planned] == part.num_blocks
 
 

@@ -98,10 +98,10 @@ def no_label(context: RankContext, layout: Layout) -> tuple[StepReport, StepRepo
     """Return a step without a valid token, the one after it, whether values stayed, and the updates."""
     state = build_state(run_config(layout), Mesh.build(layout))
     train_step(state, share_of(global_batch(0), state.mesh, 2))
-    before = [bucket.values.clone() for bucket in state.buckets]
+    before = [bucket.values.tensor.clone() for bucket in state.buckets]
     kept = [tensor.clone() for bucket in state.optimizer.state for tensor in bucket.values()]
     empty = train_step(state, share_of(global_batch(1, learned=False), state.mesh, 2))
-    stayed = all(torch.equal(bucket.values, old) for bucket, old in zip(state.buckets, before, strict=True))
+    stayed = all(torch.equal(bucket.values.tensor, old) for bucket, old in zip(state.buckets, before, strict=True))
     now = [tensor for bucket in state.optimizer.state for tensor in bucket.values()]
     stayed = stayed and all(torch.equal(new, old) for new, old in zip(now, kept, strict=True))
     return empty, train_step(state, share_of(global_batch(2), state.mesh, 2)), stayed, state.optimizer.updates
@@ -126,7 +126,7 @@ def one_rank_without_a_share(context: RankContext, layout: Layout) -> tuple[Step
     state = build_state(run_config(layout), Mesh.build(layout))
     whole = split(global_batch(0), 2)
     report = train_step(state, whole if state.mesh.dp.rank == 0 else [])
-    return report, [bucket.values.clone() for bucket in state.buckets]
+    return report, [bucket.values.tensor.clone() for bucket in state.buckets]
 
 
 def test_a_rank_without_a_share_updates_with_the_others(ranks: RankPool) -> None:
@@ -147,14 +147,14 @@ def sick(
     """
     state = build_state(run_config(layout), Mesh.build(layout))
     train_step(state, share_of(global_batch(0), state.mesh, 2))
-    before = [bucket.values.clone() for bucket in state.buckets]
+    before = [bucket.values.tensor.clone() for bucket in state.buckets]
     setattr(state.model, what, context.rank == sick_rank)
     told: str | StepReport
     try:
         told = train_step(state, share_of(global_batch(1), state.mesh, 2), skip_non_finite=skip)
     except TrainingError as error:
         told = str(error)
-    stayed = all(torch.equal(bucket.values, old) for bucket, old in zip(state.buckets, before, strict=True))
+    stayed = all(torch.equal(bucket.values.tensor, old) for bucket, old in zip(state.buckets, before, strict=True))
     updates = state.optimizer.updates
     setattr(state.model, what, False)
     return told, stayed, updates, train_step(state, share_of(global_batch(2), state.mesh, 2))

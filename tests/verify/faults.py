@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from megalm import collectives, parameters, rng
@@ -15,7 +16,7 @@ from megalm.mesh import Axis
 from megalm.models.attention import Attention
 from megalm.optim.optimizer import Optimizer
 from megalm.parallel.data.bucket import Bucket, Slot
-from megalm.parallel.data.exchange import GradientExchange
+from megalm.parallel.data.exchange import Exchange
 from megalm.parallel.pipeline.stage import Gradients, Stage
 from megalm.parallel.pipeline.transport import Parcel, Transport
 from megalm.parallel.tensor import cross_entropy, linear
@@ -23,43 +24,43 @@ from megalm.parallel.tensor.dropout import Dropout
 from megalm.parallel.tensor.heads import HeadCut
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import ParamSpec
-from megalm.training import feed
+from megalm.training import feed, model
 
 Patch = Callable[[], Any]
 
 
 def _no_data_sum() -> Any:
     """Gradients are not summed over the data ranks."""
-    original = GradientExchange.reduce
+    original = Exchange.reduce
 
-    def reduce(self: GradientExchange, block: int) -> None:
-        self._data = Axis.alone()
-        original(self, block)
+    def reduce(self: Exchange, place: tuple[int, int]) -> None:
+        self._replicas = Axis.alone()
+        original(self, place)
 
-    return mock.patch.object(GradientExchange, "reduce", reduce)
+    return mock.patch.object(Exchange, "reduce", reduce)
 
 
 def _averaged_twice() -> Any:
     """Gradients already scaled by the global batch are divided by the data ranks once more."""
-    original = GradientExchange.finish
+    original = Exchange.finish
 
-    def finish(self: GradientExchange) -> None:
+    def finish(self: Exchange) -> None:
         original(self)
-        for bucket in self.buckets:
-            bucket.gradients.div_(self._data.size)
+        for bucket in self._buckets:
+            bucket.owned_gradients.div_(self._shard.size * self._replicas.size)
 
-    return mock.patch.object(GradientExchange, "finish", finish)
+    return mock.patch.object(Exchange, "finish", finish)
 
 
 def _one_bucket_forgotten() -> Any:
     """The gradients of one block are never reduced."""
-    original = GradientExchange.reduce
+    original = Exchange.reduce
 
-    def reduce(self: GradientExchange, block: int) -> None:
-        if block != 1:
-            original(self, block)
+    def reduce(self: Exchange, place: tuple[int, int]) -> None:
+        if place[1] != 1:
+            original(self, place)
 
-    return mock.patch.object(GradientExchange, "reduce", reduce)
+    return mock.patch.object(Exchange, "reduce", reduce)
 
 
 def _norm_counts_replicas() -> Any:
@@ -76,7 +77,7 @@ def _norm_of_own_slices() -> Any:
     original = Optimizer.grad_norm
 
     def grad_norm(self: Optimizer) -> float:
-        self._model = Axis.alone()
+        self._axes = self._axes[1:]
         return original(self)
 
     return mock.patch.object(Optimizer, "grad_norm", grad_norm)
@@ -118,8 +119,8 @@ def _wrong_slice() -> Any:
     """Every rank draws the first slice of the query weights."""
     original = parameters.draw
 
-    def draw(parameter: Tensor, spec: ParamSpec, stream: int, positions: Mapping[str, int]) -> None:
-        original(parameter, spec, stream, {"tp": 0} if "q_proj" in spec.name else positions)
+    def draw(values: Tensor, spec: ParamSpec, stream: int, starts: Sequence[int]) -> None:
+        original(values, spec, stream, [0] * len(starts) if "q_proj" in spec.name else starts)
 
     return mock.patch.object(parameters, "draw", draw)
 
@@ -173,10 +174,10 @@ def _norm_gradients_not_summed() -> Any:
 def _shared_key_heads_not_summed() -> Any:
     """A key head held by two ranks gets only one rank's gradient."""
 
-    def nothing(self: GradientExchange, bucket: Bucket, slot: Slot) -> None:
+    def nothing(self: Exchange, bucket: Bucket, slot: Slot) -> None:
         return None
 
-    return mock.patch.object(GradientExchange, "_sum_shared_rows", nothing)
+    return mock.patch.object(Exchange, "_sum_shared_rows", nothing)
 
 
 def _local_softmax() -> Any:
@@ -217,22 +218,22 @@ def _init_by_rank() -> Any:
     """Replicated parameters are drawn differently on each tensor rank."""
     original = parameters.draw
 
-    def draw(parameter: Tensor, spec: ParamSpec, stream: int, positions: Mapping[str, int]) -> None:
-        own = rng.key(stream, positions.get("tp", 0)) if spec.split is None and positions.get("tp") else stream
-        original(parameter, spec, own, positions)
+    def draw(values: Tensor, spec: ParamSpec, stream: int, starts: Sequence[int]) -> None:
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        original(values, spec, rng.key(stream, rank) if spec.split is None and rank else stream, starts)
 
     return mock.patch.object(parameters, "draw", draw)
 
 
 def _ties_not_summed() -> Any:
     """The copies of a tied table on two stages keep only their own gradients."""
-    original = GradientExchange.finish
+    original = Exchange.finish
 
-    def finish(self: GradientExchange) -> None:
+    def finish(self: Exchange) -> None:
         self._copies = []
         original(self)
 
-    return mock.patch.object(GradientExchange, "finish", finish)
+    return mock.patch.object(Exchange, "finish", finish)
 
 
 def _tied_copy_counts() -> Any:
@@ -277,6 +278,61 @@ def _rows_sent_too_early() -> Any:
     return mock.patch.object(Transport, "send", send)
 
 
+def _shares_not_published() -> Any:
+    """After the update a rank keeps the old values of what other ranks own."""
+    original = Exchange.publish
+
+    def publish(self: Exchange) -> None:
+        if not any(bucket.owned_gradients.any() for bucket in self._buckets):  # at the beginning of the run
+            original(self)
+
+    return mock.patch.object(Exchange, "publish", publish)
+
+
+def _norm_of_own_shard() -> Any:
+    """The gradient norm is not summed over the ranks that own other parts."""
+    original = Optimizer.grad_norm
+
+    def grad_norm(self: Optimizer) -> float:
+        self._axes = self._axes[:1]
+        return original(self)
+
+    return mock.patch.object(Optimizer, "grad_norm", grad_norm)
+
+
+def _last_share_only() -> Any:
+    """A micro-batch's share of the gradients overwrites those before it."""
+    original = Exchange._complete
+
+    def complete(self: Exchange, running: Any) -> None:
+        running.bucket.owned_gradients.zero_()
+        original(self, running)
+
+    return mock.patch.object(Exchange, "_complete", complete)
+
+
+def _shards_drawn_alike() -> Any:
+    """Every rank draws the first part of what it owns, wherever that lies."""
+    original = parameters.initialize_box
+
+    def draw(values: Tensor, spec: ParamSpec, seed: int, positions: Mapping[str, int], offsets: Sequence[int]) -> None:
+        original(values, spec, seed, positions, [0] * len(offsets))
+
+    return mock.patch.object(model, "initialize_box", draw)
+
+
+def _stale_values() -> Any:
+    """What a rank gathers is what was gathered in the step before."""
+    original = Exchange._collect
+
+    def collect(self: Exchange, bucket: Bucket) -> None:
+        kept = vars(self).setdefault("stale", {}).setdefault(bucket, bucket.owned_values.clone())
+        original(self, replace(bucket, owned_values=kept))
+        self._gathering[bucket] = self._gathering.popitem()[1]
+
+    return mock.patch.object(Exchange, "_collect", collect)
+
+
 FAULTS: Mapping[str, Patch] = {
     "gradients not summed over dp": _no_data_sum,
     "gradients averaged twice": _averaged_twice,
@@ -302,6 +358,11 @@ FAULTS: Mapping[str, Patch] = {
     "weight half dropped": _weight_half_dropped,
     "gradient doubled between stages": _gradient_sent_twice_as_large,
     "rows shifted between stages": _rows_sent_too_early,
+    "updated shares not published": _shares_not_published,
+    "norm of the own shard": _norm_of_own_shard,
+    "only the last micro-batch's share": _last_share_only,
+    "shards drawn alike": _shards_drawn_alike,
+    "stale values gathered": _stale_values,
 }
 
 

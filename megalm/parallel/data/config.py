@@ -1,6 +1,6 @@
 """The ``zero`` section of the run file."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,17 @@ class ZeroConfig(Section):
         0,
         description="0: every rank holds everything; 1: optimizer state in parts; 2: gradients too; 3: parameters too. "
         "Less memory a rank for more bytes sent; the result is the same.",
+    )
+    shard_size: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="How many data-parallel ranks share one set of parts; null: all of them. With the ranks of one "
+        "node, gathers stay inside the node and only sums of gradients cross it, for more memory a rank.",
+    )
+    prefetch: int = Field(
+        1,
+        ge=0,
+        description="Stage 3: how many blocks ahead of the one that computes are gathered. More hides the gathers "
+        "better and holds more blocks whole.",
     )
     backend: Literal["native", "fsdp2", "deepspeed", "fairscale"] = Field(
         "native", description="Which engine does it; native composes with every other feature."

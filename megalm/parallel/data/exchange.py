@@ -1,77 +1,173 @@
-"""The sum of gradients over the ranks that saw other tokens."""
+"""What the data-parallel ranks exchange: sums of gradients, and parameters where each rank owns only a part of them.
 
+All ZeRO stages (Rajbhandari et al. 2020) are one mechanism with less kept between uses. A block's gradients are summed
+so that each rank has the sum of the range that it owns, and updated values are collected from their owners. At stage 0
+a rank owns everything; at 1 it keeps all gradients of a step and reduces once; at 2 it reduces after each micro-batch
+and keeps its own range; at 3 the values, too, are collected before a block uses them and given back after.
+"""
+
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
 from megalm import collectives
 from megalm.mesh import Axis
 from megalm.parallel.data.bucket import Bucket, Slot
 
+Place = tuple[int, int]
+"""A block by its stage and its number in the stage."""
 
-class GradientExchange:
-    """Sums each bucket's gradients over the data ranks, and over further axes where their specs say so.
 
-    The data ranks' sums run behind the backward of the blocks before.
+@dataclass
+class _Running:
+    """The sum of a bucket's gradients under way; ``share`` receives the owned range where it does not lie there."""
+
+    bucket: Bucket
+    share: Tensor | None
+    handle: collectives.Handle
+
+
+class Exchange:
+    """Sums gradients over the data ranks, and over further axes where their specs say so; collects parameters.
 
     Args:
-        buckets: one a block, in the order of the blocks.
-        data: the axis of the data ranks.
+        buckets: of each block; a parameter in several blocks lies with the first.
+        shard: the axis of the data ranks that own a part each; of one rank at stage 0.
+        replicas: the axis of the data ranks that own the same part.
         axes: the model axes that specs name, by name.
-        ties: by the name of a parameter of which several pipeline ranks hold a copy, the axis of these ranks.
+        uses: the buckets of other blocks that a block reads too (a tied table).
+        ties: by the name of a parameter of which several pipeline ranks hold a copy, the axis of these ranks; it lies
+            in a bucket of its own.
     """
 
     def __init__(
         self,
-        buckets: Sequence[Bucket],
-        data: Axis,
+        buckets: Mapping[Place, Sequence[Bucket]],
+        shard: Axis,
+        replicas: Axis,
         axes: Mapping[str, Axis],
+        uses: Mapping[Place, Sequence[Bucket]] = MappingProxyType({}),
         ties: Mapping[str, Axis] = MappingProxyType({}),
     ) -> None:
         """See the class."""
-        self.buckets = buckets
-        self._data = data
-        self._axes = axes
-        slots = [(slot, bucket) for bucket in buckets for slot in bucket.slots if slot.spec.name in ties]
-        copies = {slot.spec.name: slot.view(bucket.gradients) for slot, bucket in slots}
+        self._own = buckets
+        self._buckets = [bucket for held in buckets.values() for bucket in held]
+        self._shard, self._replicas, self._axes = shard, replicas, axes
+        self._used = {place: [*held, *uses.get(place, ())] for place, held in buckets.items()}
+        copies = {slot.spec.name: bucket for bucket in self._buckets for slot in bucket.slots if slot.spec.name in ties}
         self._copies = [(copies[name], axis) for name, axis in ties.items()]
-        self._running: list[collectives.Handle] = []
+        self._running: deque[_Running] = deque()
+        self._users: Counter[Bucket] = Counter()
+        self._gathering: dict[Bucket, collectives.Handle] = {}
 
     def zero(self) -> None:
         """Begin a step: no gradient is known."""
-        for bucket in self.buckets:
-            bucket.gradients.zero_()
+        for bucket in self._buckets:
+            if bucket.zero_stage < 2:
+                bucket.gradients.tensor.zero_()
+            else:
+                bucket.owned_gradients.zero_()
 
-    def reduce(self, block: int) -> None:
-        """Start the sums of one block's gradients."""
-        bucket = self.buckets[block]
-        if not bucket.slots:
-            return
-        for name, span in bucket.partial_ranges().items():
-            collectives.all_reduce(bucket.gradients[span], self._axes[name])
-        for slot in bucket.slots:
-            if slot.spec.split is not None and slot.spec.split.overlaps:
-                self._sum_shared_rows(bucket, slot)
-        self._running.append(collectives.all_reduce_async(bucket.gradients, self._data))
+    def gather(self, place: Place) -> None:
+        """Start to collect the values that a block reads, unless they are there."""
+        for bucket in self._used[place]:
+            self._users[bucket] += 1
+            if self._users[bucket] == 1:
+                self._collect(bucket)
 
-    def _sum_shared_rows(self, bucket: Bucket, slot: Slot) -> None:
-        """Sum the gradient of rows that several ranks hold (a key head read by the query heads of two ranks)."""
-        assert slot.spec.split is not None
-        axis = self._axes[slot.spec.split.axis]
-        local = slot.view(bucket.gradients)
-        part = slot.spec.local_slices({axis.name: axis.rank})
-        whole = torch.zeros(slot.spec.shape, dtype=local.dtype, device=local.device)
-        whole[part] = local
-        local.copy_(collectives.all_reduce(whole, axis)[part])
+    def ready(self, place: Place) -> None:
+        """Return when the values that a block reads are there."""
+        for bucket in self._used[place]:
+            handle = self._gathering.pop(bucket, None)
+            if handle is not None:
+                with bucket.values.unseen():
+                    handle.wait()
+
+    def release(self, place: Place) -> None:
+        """Give the values back that no block reads now."""
+        for bucket in self._used[place]:
+            self._users[bucket] -= 1
+            if self._users[bucket] == 0:
+                bucket.values.give_back()
+
+    def reduce(self, place: Place) -> None:
+        """Start the sums of one block's gradients; the first is complete before the next but one begins."""
+        for bucket in self._own[place]:
+            if bucket.slots:
+                bucket.take_gradients()
+                self._sum_over_model(bucket)
+                self._sum_over_data(bucket)
 
     def finish(self) -> None:
         """Return when all sums that were started are in place, those of tied copies too.
 
         Copies are summed last: a rank that waited for another one before its own work is done could wait for ever.
         """
-        for work in self._running:
-            work.wait()
-        self._running.clear()
-        for gradient, axis in self._copies:
-            collectives.all_reduce(gradient, axis)
+        while self._running:
+            self._complete(self._running.popleft())
+        for bucket in self._buckets:
+            if bucket.zero_stage >= 2 and bucket.slots:
+                collectives.all_reduce(bucket.owned_gradients, self._replicas)
+        for bucket, axis in self._copies:
+            collectives.all_reduce(bucket.owned_gradients, axis)
+
+    def publish(self) -> None:
+        """Give updated values to all ranks that keep them: each rank has changed what it owns."""
+        handles = [
+            (bucket, collectives.all_gather_in_place_async(bucket.values.tensor, self._shard))
+            for bucket in self._buckets
+            if bucket.slots and bucket.zero_stage < 3
+        ]
+        for _, handle in handles:
+            handle.wait()
+
+    def _collect(self, bucket: Bucket) -> None:
+        if not bucket.slots:
+            return
+        bucket.values.take()
+        with bucket.values.unseen():
+            bucket.values.tensor[bucket.span] = bucket.owned_values
+            self._gathering[bucket] = collectives.all_gather_in_place_async(bucket.values.tensor, self._shard)
+
+    def _sum_over_model(self, bucket: Bucket) -> None:
+        for name, span in bucket.partial_ranges().items():
+            collectives.all_reduce(bucket.gradients.tensor[span], self._axes[name])
+        for slot in bucket.slots:
+            if slot.spec.split is not None and slot.spec.split.overlaps:
+                self._sum_shared_rows(bucket, slot)
+
+    def _sum_over_data(self, bucket: Bucket) -> None:
+        gradients = bucket.gradients.tensor
+        if bucket.zero_stage < 2 and self._shard.size == 1:
+            self._running.append(_Running(bucket, None, collectives.all_reduce_async(gradients, self._replicas)))
+            return
+        while bucket.zero_stage >= 2 and len(self._running) > 1:
+            self._complete(self._running.popleft())
+        share, handle = collectives.reduce_scatter_rows_async(gradients.view(self._shard.size, -1), self._shard)
+        self._running.append(_Running(bucket, share[0], handle))
+
+    def _complete(self, running: _Running) -> None:
+        running.handle.wait()
+        bucket = running.bucket
+        if running.share is None:
+            return
+        if bucket.zero_stage < 2:
+            bucket.owned_gradients.copy_(running.share)
+            collectives.all_reduce(bucket.owned_gradients, self._replicas)
+        else:
+            bucket.owned_gradients.add_(running.share)
+            bucket.gradients.give_back()
+
+    def _sum_shared_rows(self, bucket: Bucket, slot: Slot) -> None:
+        """Sum the gradient of rows that several ranks hold (a key head read by the query heads of two ranks)."""
+        assert slot.spec.split is not None
+        axis = self._axes[slot.spec.split.axis]
+        local = slot.view(bucket.gradients.tensor)
+        part = slot.spec.local_slices({axis.name: axis.rank})
+        whole = torch.zeros(slot.spec.shape, dtype=local.dtype, device=local.device)
+        whole[part] = local
+        local.copy_(collectives.all_reduce(whole, axis)[part])

@@ -34,13 +34,15 @@ class Kind(StrEnum):
 COMPUTE = frozenset({Kind.FORWARD, Kind.BACKWARD, Kind.BACKWARD_INPUT, Kind.BACKWARD_WEIGHT})
 """What keeps a rank busy, and all that a schedule decides; lowering adds the rest."""
 BACKWARDS = COMPUTE - {Kind.FORWARD}
-"""What may be cut into blocks."""
+"""What goes from the last block to the first."""
+READS_PARAMETERS = COMPUTE - {Kind.BACKWARD_WEIGHT}
+"""What needs the values of a block's parameters."""
 SENDS = frozenset({Kind.SEND_FORWARD, Kind.SEND_BACKWARD})
 """What puts a value on its way to another rank."""
 RECEIVES = frozenset({Kind.RECEIVE_FORWARD, Kind.RECEIVE_BACKWARD})
 """What takes it there."""
 OF_A_STAGE = frozenset({Kind.GATHER, Kind.RELEASE, Kind.REDUCE})
-"""What is done for a stage's parameters, and so has no micro-batch."""
+"""What is done for a stage's parameters: of no micro-batch, but a reduction may be of one."""
 _NUMBER = r"(\d{1,9})"
 _WORD = re.compile(
     rf"{_NUMBER}({'|'.join(sorted(Kind, key=len, reverse=True))}){_NUMBER}?(?:/{_NUMBER})?", flags=re.ASCII
@@ -53,7 +55,7 @@ class Action(NamedTuple):
     Args:
         stage: number of the span of layers.
         kind: what is done.
-        microbatch: of which micro-batch; gathers, releases and reductions have none.
+        microbatch: of which micro-batch; gathers and releases have none, nor have reductions of all of them.
         block: only this block of the stage (``2B3/5``, ``2REDUCE_GRAD/5``); ``None`` for all of them.
     """
 
@@ -79,7 +81,7 @@ class Action(NamedTuple):
             UserError: it is not a word of the vocabulary.
         """
         found = _WORD.fullmatch(word.strip())
-        if found is None or (found[2] in OF_A_STAGE) != (found[3] is None):
+        if found is None or not is_counted_right(Kind(found[2]), found[3]):
             raise UserError(f"{word!r} is no action; write one like 2F0, 2B0, 2SEND_F0 or 2REDUCE_GRAD.")
         stage, kind, microbatch, block = found.groups()
         return Action(
@@ -88,3 +90,8 @@ class Action(NamedTuple):
             None if microbatch is None else int(microbatch),
             None if block is None else int(block),
         )
+
+
+def is_counted_right(kind: Kind, microbatch: object) -> bool:
+    """Whether an action of this kind may have this micro-batch, or none."""
+    return kind is Kind.REDUCE or (kind in OF_A_STAGE) == (microbatch is None)

@@ -7,7 +7,16 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
 from megalm.errors import UserError
-from megalm.parallel.pipeline.action import BACKWARDS, OF_A_STAGE, RECEIVES, SENDS, Action, Kind
+from megalm.parallel.pipeline.action import (
+    COMPUTE,
+    OF_A_STAGE,
+    READS_PARAMETERS,
+    RECEIVES,
+    SENDS,
+    Action,
+    Kind,
+    is_counted_right,
+)
 from megalm.parallel.pipeline.needs import needs, run_order
 from megalm.parallel.pipeline.program import Program
 
@@ -29,6 +38,7 @@ def check(program: Program, *, most_in_flight: Sequence[int] | None = None) -> N
         _nothing_is_done_twice,
         _every_microbatch_goes_both_ways,
         _every_stage_is_reduced_as_it_is_cut,
+        _parameters_are_there,
         _messages_pair_up,
         _messages_arrive_in_order,
         _nobody_waits_for_ever,
@@ -43,13 +53,13 @@ def check(program: Program, *, most_in_flight: Sequence[int] | None = None) -> N
 def _words_are_sound(program: Program) -> Iterator[str]:
     for rank, action in program.actions():
         stage, kind, microbatch, block = action
-        if (kind in OF_A_STAGE) != (microbatch is None):
+        if not is_counted_right(kind, microbatch):
             has = "has no micro-batch" if microbatch is None else "has a micro-batch"
             yield f"{action} on rank {rank} {has}; write words like 2F0, 2B0, 2SEND_F0 or 2REDUCE_GRAD."
         if min(stage, microbatch or 0, block or 0) < 0:
             yield f"{action} on rank {rank} has a negative number; count stages, micro-batches and blocks from 0."
-        if block is not None and kind not in BACKWARDS and kind not in OF_A_STAGE:
-            yield f"{action} on rank {rank} names a block; only backwards and what is done for parameters are cut."
+        if block is not None and kind not in COMPUTE and kind not in OF_A_STAGE:
+            yield f"{action} on rank {rank} names a block; only computation and what is done for parameters is cut."
 
 
 def _stages_lie_on_one_rank(program: Program) -> Iterator[str]:
@@ -93,7 +103,7 @@ def _every_microbatch_goes_both_ways(program: Program) -> Iterator[str]:
             if has_half != has_weights:
                 there, absent = (half, weights) if has_half else (weights, half)
                 yield f"{absent} is missing beside {there}; add it, or write {whole} for both."
-            for action in (whole, half, weights):
+            for action in (forward, whole, half, weights):
                 yield from _blocks_are_all_there(action, blocks.get((stage, action.kind, number), ()))
 
 
@@ -111,23 +121,52 @@ def _blocks_are_all_there(action: Action, blocks: Collection[int | None]) -> Ite
 
 
 def _every_stage_is_reduced_as_it_is_cut(program: Program) -> Iterator[str]:
-    reduced: defaultdict[int, set[int | None]] = defaultdict(set)
+    reduced: defaultdict[int, dict[int | None, set[int | None]]] = defaultdict(lambda: defaultdict(set))
     top: dict[Action, Action] = {}
     for _, action in program.actions():
         if action.kind is Kind.REDUCE:
-            reduced[action.stage].add(action.block)
-        if action.block is not None and (action.kind is Kind.REDUCE or action.kind in BACKWARDS):
-            word = action._replace(block=None)
+            reduced[action.stage][action.microbatch].add(action.block)
+        if action.block is not None and (action.kind is Kind.REDUCE or action.kind in COMPUTE):
+            number = None if action.kind is Kind.REDUCE else action.microbatch
+            word = action._replace(block=None, microbatch=number)
             top[word] = max(top.get(word, action), action, key=lambda part: part.block or 0)
     for stage in program.rank_of_stage if reduced else ():
-        if stage not in reduced:
+        numbers = reduced[stage]
+        if not numbers:
             yield f"{stage}REDUCE_GRAD is missing, though other stages are reduced; add it."
-        yield from _blocks_are_all_there(Action(stage, Kind.REDUCE), reduced[stage])
+        single = set(numbers) == {None}
+        for number in (None,) if single or not numbers else range(program.num_microbatches):
+            blocks = numbers[number] | numbers[None]
+            if not blocks:
+                yield f"{stage}REDUCE_GRAD{number} is missing, though other micro-batches are reduced; add it."
+            yield from _blocks_are_all_there(Action(stage, Kind.REDUCE, number), blocks)
     first: dict[int, Action] = {}
     for last in top.values():
         other = first.setdefault(last.stage, last)
         if other.block != last.block:
             yield f"{other} and {last} are the last blocks of stage {last.stage}; cut it alike everywhere."
+
+
+def _parameters_are_there(program: Program) -> Iterator[str]:
+    """Where parameters are gathered at all, each block is between its gather and its release when it reads them."""
+    if not any(action.kind in (Kind.GATHER, Kind.RELEASE) for action in program.words):
+        return
+    there: set[tuple[int, int | None]] = set()
+    for rank, action in program.actions():
+        place = action.stage, action.block
+        if action.kind is Kind.GATHER:
+            if place in there:
+                yield f"{action} stands twice on rank {rank} without a release between; take one away."
+            there.add(place)
+        elif action.kind in READS_PARAMETERS and place not in there:
+            gather = Action(action.stage, Kind.GATHER, block=action.block)
+            yield f"{action} on rank {rank} reads parameters that are not there; put {gather} before it."
+        elif action.kind is Kind.RELEASE:
+            if place not in there:
+                yield f"{action} on rank {rank} releases what is not there; take it away."
+            there.discard(place)
+    for stage, block in sorted(there, key=str):
+        yield f"{Action(stage, Kind.RELEASE, block=block)} is missing; what is gathered is released in the same step."
 
 
 def _messages_pair_up(program: Program) -> Iterator[str]:
@@ -195,7 +234,7 @@ def _what_is_kept_fits(program: Program, most_in_flight: Sequence[int]) -> Itera
     for rank, (actions, most) in enumerate(zip(program.ranks, most_in_flight, strict=True)):
         kept = 0
         for action in actions:
-            if action.kind is Kind.FORWARD:
+            if action.kind is Kind.FORWARD and not action.block:
                 kept += 1
             elif action.kind in (Kind.BACKWARD, Kind.BACKWARD_WEIGHT) and not action.block:
                 kept -= 1

@@ -89,7 +89,7 @@ def time_program(program: Program, costs: Sequence[StageCost]) -> Timetable:
     """Time a program whose ranks start together, and compute each action as soon as its place and its needs allow.
 
     With or without sends and receives the times are the same: a receive keeps no rank waiting, only the action that
-    uses what it brings. The parts of a backward that is cut share its cost evenly.
+    uses what it brings. The parts of what is cut share its cost evenly.
 
     Args:
         program: one that passes the checker.
@@ -135,7 +135,7 @@ def _peak(actions: Sequence[Action], costs: Sequence[StageCost]) -> Number:
     peak: Number = 0
     for action in actions:
         cost = costs[action.stage]
-        if action.kind is Kind.FORWARD:
+        if action.kind is Kind.FORWARD and not action.block:
             kept += cost.kept
         elif action.kind in BACKWARDS and not action.block:
             kept -= cost.kept_for_weight if action.kind is Kind.BACKWARD_WEIGHT else cost.kept

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from megalm.batch import MicroBatch
-from megalm.parallel.pipeline.action import Action, Kind
+from megalm.parallel.pipeline.action import READS_PARAMETERS, Action, Kind
 from megalm.parallel.pipeline.flow import Flow, unnamed
 from megalm.parallel.pipeline.program import Program
 from megalm.parallel.pipeline.stage import Gradients, Stage
@@ -17,6 +18,25 @@ Record = Callable[[Action, float, float], None]
 """Is told each action with its start and end, in seconds of the engine's clock."""
 
 
+class Parameters(Protocol):
+    """The data engine as this one sees it; a place is a block by its stage and its number in the stage."""
+
+    def gather(self, place: tuple[int, int]) -> None:
+        """Start to make the values of a block's parameters whole."""
+
+    def ready(self, place: tuple[int, int]) -> None:
+        """Return when they are."""
+
+    def release(self, place: tuple[int, int]) -> None:
+        """They are not needed now."""
+
+    def reduce(self, place: tuple[int, int]) -> None:
+        """Start the sum of the block's gradients."""
+
+    def finish(self) -> None:
+        """Return when all sums that were started are in place."""
+
+
 class Engine:
     """Runs one rank's list of actions.
 
@@ -24,8 +44,7 @@ class Engine:
         rank: position on the pipeline axis.
         stages: the rank's spans of blocks, by number.
         transport: sends and receives; a pipeline of one rank needs none.
-        reduce: starts the sum of one block's gradients, given stage and block; how is the data engine's business.
-        finish: returns when all started sums are in place.
+        parameters: gathers, releases and reduces; how is the data engine's business.
 
     Attributes:
         record: is told what training steps do, where somebody wants to know.
@@ -37,8 +56,7 @@ class Engine:
         rank: int,
         stages: Mapping[int, Stage],
         transport: Transport | None,
-        reduce: Callable[[int, int], None],
-        finish: Callable[[], None],
+        parameters: Parameters,
     ) -> None:
         """See the class."""
         self.rank = rank
@@ -46,8 +64,7 @@ class Engine:
         self.record: Record | None = None
         self.now: Callable[[], float] = time.perf_counter
         self._transport = transport
-        self._reduce = reduce
-        self._finish = finish
+        self._parameters = parameters
 
     def run(self, program: Program, microbatches: Sequence[MicroBatch]) -> Tensor:
         """Execute a training program and return this rank's share of the global batch's loss, a float64 scalar.
@@ -57,14 +74,14 @@ class Engine:
         Raises:
             LostRank: a neighbour in the pipeline is gone or silent.
         """
-        loss = _Run(self, self._transport, self._reduce, program, microbatches).go(self.record)
-        self._finish()
+        loss = _Run(self, self._transport, self._parameters, program, microbatches).go(self.record)
+        self._parameters.finish()
         return loss
 
     @torch.no_grad()
     def evaluate(self, program: Program, microbatches: Sequence[MicroBatch]) -> Tensor:
         """Execute a forward-only program and return this rank's share of the losses' sum, as ``run`` does."""
-        return _Run(self, self._transport, self._reduce, program, microbatches).go(None)
+        return _Run(self, self._transport, self._parameters, program, microbatches).go(None)
 
 
 class _Run:
@@ -74,11 +91,11 @@ class _Run:
         self,
         engine: Engine,
         transport: Transport | None,
-        reduce: Callable[[int, int], None],
+        parameters: Parameters,
         program: Program,
         microbatches: Sequence[MicroBatch],
     ) -> None:
-        self._engine, self._transport, self._reduce = engine, transport, reduce
+        self._engine, self._transport, self._parameters = engine, transport, parameters
         self._stages, self._program, self._microbatches = engine.stages, program, microbatches
         self._last_stage = program.num_stages - 1
         self._loss: Tensor | None = None
@@ -105,10 +122,12 @@ class _Run:
 
     def _do(self, action: Action) -> None:
         stage, number = action.stage, action.microbatch
+        if action.block is not None and action.kind in READS_PARAMETERS:
+            self._parameters.ready((stage, action.block))
         match action.kind:
             case Kind.FORWARD:
                 assert number is not None
-                self._forward(stage, number)
+                self._forward(stage, number, action.block)
             case Kind.BACKWARD:
                 assert number is not None
                 gradients = self._gradients.pop((stage, number), None)
@@ -118,22 +137,34 @@ class _Run:
             case Kind.BACKWARD_INPUT:
                 assert number is not None
                 gradients = self._gradients.pop((stage, number), None)
-                self._pass_back(stage, number, self._stages[stage].backward_input(number, gradients))
+                found = self._stages[stage].backward_input(number, gradients, action.block)
+                if not action.block:
+                    self._pass_back(stage, number, found)
             case Kind.BACKWARD_WEIGHT:
                 assert number is not None
                 self._stages[stage].backward_weight(number, action.block)
-            case Kind.REDUCE:
+            case Kind.REDUCE | Kind.GATHER | Kind.RELEASE:
                 assert action.block is not None
-                self._reduce(stage, action.block)
-            case Kind.GATHER | Kind.RELEASE:
-                raise ValueError(f"{action}: the parameters are whole, there is nothing to gather or to release")
+                self._keep_parameters(action.kind, (stage, action.block))
             case _:
                 assert number is not None
                 assert self._transport is not None
                 self._communicate(action, stage, number, self._transport)
 
-    def _forward(self, stage: int, number: int) -> None:
-        flow = self._stages[stage].forward(number, self._inputs.pop((stage, number), None), self._microbatches[number])
+    def _keep_parameters(self, kind: Kind, place: tuple[int, int]) -> None:
+        match kind:
+            case Kind.REDUCE:
+                self._parameters.reduce(place)
+            case Kind.GATHER:
+                self._parameters.gather(place)
+            case _:
+                self._parameters.release(place)
+
+    def _forward(self, stage: int, number: int, block: int | None) -> None:
+        entry = None if block else self._inputs.pop((stage, number), None)
+        flow = self._stages[stage].forward(number, entry, self._microbatches[number], block)
+        if flow is None:
+            return
         if stage == self._last_stage:
             assert isinstance(flow, Tensor)
             share = flow.detach().double()

@@ -10,7 +10,13 @@ from megalm.parallel.pipeline.program import Program
 _WEIGHT_GRADIENTS = frozenset({Kind.BACKWARD, Kind.BACKWARD_WEIGHT})
 
 
-def with_reductions(program: Program, num_blocks: Sequence[int], at_end: Collection[tuple[int, int]] = ()) -> Program:
+def with_reductions(
+    program: Program,
+    num_blocks: Sequence[int],
+    at_end: Collection[tuple[int, int]] = (),
+    *,
+    of_each_microbatch: bool = False,
+) -> Program:
     """Add the sum of each block's gradients over the data ranks, as soon as the block's last backward is done.
 
     The last ``B`` or ``W`` of a stage is cut into its blocks, from the last to the first, and each is followed by the
@@ -23,6 +29,7 @@ def with_reductions(program: Program, num_blocks: Sequence[int], at_end: Collect
         num_blocks: of every stage. A stage that the program does not name is reduced on rank ``stage % ranks``.
         at_end: pairs (stage, block) reduced at the end of the rank's list instead: of a parameter that two stages of
             the rank share, only the last of their backwards makes the sum complete.
+        of_each_microbatch: reduce after every ``B`` or ``W`` and not only after the last one (ZeRO from stage 2 on).
     """
     if len(num_blocks) < program.num_stages:
         raise ValueError(f"{program.num_stages} stages, but blocks of {len(num_blocks)}")
@@ -30,7 +37,7 @@ def with_reductions(program: Program, num_blocks: Sequence[int], at_end: Collect
     for stage in reversed(range(len(num_blocks))):
         stages[program.rank_of_stage.get(stage, stage % len(program.ranks))].append(stage)
     return Program.of(
-        _reduced(actions, {stage: num_blocks[stage] for stage in held}, at_end)
+        _reduced(actions, {stage: num_blocks[stage] for stage in held}, at_end, of_each_microbatch)
         for actions, held in zip(program.ranks, stages, strict=True)
     )
 
@@ -56,10 +63,16 @@ def with_communication(program: Program) -> Program:
 
 
 def _reduced(
-    actions: Sequence[Action], num_blocks: dict[int, int], at_end: Collection[tuple[int, int]]
+    actions: Sequence[Action],
+    num_blocks: dict[int, int],
+    at_end: Collection[tuple[int, int]],
+    of_each_microbatch: bool,
 ) -> Iterator[Action]:
     last = {action.stage: action for action in actions if action.kind in _WEIGHT_GRADIENTS}
-    cut = {action: range(num_blocks[stage])[::-1] for stage, action in last.items() if num_blocks[stage]}
+    reduced = (
+        [action for action in actions if action.kind in _WEIGHT_GRADIENTS] if of_each_microbatch else last.values()
+    )
+    cut = {action: range(num_blocks[action.stage])[::-1] for action in reduced if num_blocks[action.stage]}
     after_send: list[Action] = []
     deferred: list[Action] = []
     for action in actions:
@@ -72,9 +85,10 @@ def _reduced(
         for block in cut[action]:
             yield from after_send
             yield action._replace(block=block)
-            reduction = Action(action.stage, Kind.REDUCE, block=block)
-            after_send = [] if (action.stage, block) in at_end else [reduction]
-            deferred += [] if after_send else [reduction]
+            of = action.microbatch if of_each_microbatch else None
+            after_send = [] if (action.stage, block) in at_end else [Action(action.stage, Kind.REDUCE, of, block)]
+            if not after_send and action == last[action.stage]:
+                deferred.append(Action(action.stage, Kind.REDUCE, block=block))
     yield from after_send
     untouched = [
         Action(s, Kind.REDUCE, block=b) for s, n in num_blocks.items() if s not in last for b in range(n)[::-1]

@@ -11,12 +11,12 @@ def needs(action: Action, program: Program) -> Iterator[Action]:
     """Yield the actions, of any rank, whose results ``action`` uses.
 
     The order of a rank's own list is not among them: it is the schedule's choice, not a need. Before lowering a stage
-    needs what its neighbour does; after it, what the receive of that brings. A backward that is cut goes from the last
-    block to the first.
+    needs what its neighbour does; after it, what the receive of that brings. What is cut into blocks
+    goes through them in their order, a backward from the last to the first.
 
     Args:
         action: one of the program's.
-        program: tells which stages are remote, which backwards are cut into halves or blocks, and whether sends and
+        program: tells which stages are remote, what is cut into halves or blocks, and whether sends and
             receives stand in it.
     """
     stage, kind, number, block = action
@@ -25,18 +25,21 @@ def needs(action: Action, program: Program) -> Iterator[Action]:
         if later in program.words:
             yield later
             return
+    if block and kind is Kind.FORWARD:
+        yield Action(stage, kind, number, block - 1)
+        return
     match kind:
         case Kind.FORWARD:
             if stage > 0:
                 yield _brings_input(stage, number, program)
         case Kind.BACKWARD | Kind.BACKWARD_INPUT:
-            yield Action(stage, Kind.FORWARD, number)
+            yield makes_output(stage, number, program)
             if stage + 1 < program.num_stages:
                 yield _brings_gradient(stage, number, program)
         case Kind.BACKWARD_WEIGHT:
             yield _completes(stage, Kind.BACKWARD_INPUT, number, None, program)
         case Kind.SEND_FORWARD:
-            yield Action(stage, Kind.FORWARD, number)
+            yield makes_output(stage, number, program)
         case Kind.RECEIVE_FORWARD:
             yield Action(stage - 1, Kind.SEND_FORWARD, number)
         case Kind.SEND_BACKWARD:
@@ -44,10 +47,15 @@ def needs(action: Action, program: Program) -> Iterator[Action]:
         case Kind.RECEIVE_BACKWARD:
             yield Action(stage + 1, Kind.SEND_BACKWARD, number)
         case Kind.REDUCE:
-            for every in range(program.num_microbatches):
+            for every in range(program.num_microbatches) if number is None else (number,):
                 yield _makes_weight_gradients(stage, every, block, program)
         case Kind.GATHER | Kind.RELEASE:
             return
+
+
+def makes_output(stage: int, microbatch: int | None, program: Program) -> Action:
+    """Return the action that completes what a stage gives: the whole forward or its last block."""
+    return Action(stage, Kind.FORWARD, microbatch, program.last_blocks.get(stage))
 
 
 def makes_input_gradient(stage: int, microbatch: int | None, program: Program) -> Action:
@@ -94,7 +102,7 @@ def _completes(stage: int, kind: Kind, microbatch: int | None, block: int | None
 def _brings_input(stage: int, microbatch: int | None, program: Program) -> Action:
     if program.communicates and program.is_remote(stage - 1, stage):
         return Action(stage, Kind.RECEIVE_FORWARD, microbatch)
-    return Action(stage - 1, Kind.FORWARD, microbatch)
+    return makes_output(stage - 1, microbatch, program)
 
 
 def _brings_gradient(stage: int, microbatch: int | None, program: Program) -> Action:

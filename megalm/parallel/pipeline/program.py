@@ -59,6 +59,15 @@ class Program:
         return frozenset(action for _, action in self.actions())
 
     @cached_property
+    def last_blocks(self) -> dict[int, int]:
+        """The last block of each stage whose forwards are cut into blocks."""
+        found: dict[int, int] = {}
+        for stage, kind, _, block in self.words:
+            if kind is Kind.FORWARD and block is not None:
+                found[stage] = max(found.get(stage, 0), block)
+        return found
+
+    @cached_property
     def communicates(self) -> bool:
         """Whether sends and receives have been added."""
         return any(action.kind in SENDS or action.kind in RECEIVES for action in self.words)

@@ -37,22 +37,40 @@ class Stage:
         self.blocks = blocks
         self._weight_half = weight_half
         self._kept: dict[int, list[_Kept]] = {}
+        self._flows: dict[int, Flow | None] = {}
         self._gradients: dict[int, Gradients] = {}
         self._products: dict[int, list[list[Work]]] = {}
 
-    def forward(self, number: int, flow: Flow | None, microbatch: MicroBatch) -> Flow:
-        """Run micro-batch ``number`` through all blocks and return what flows on."""
-        kept: list[_Kept] = []
-        for block in self.blocks:
-            entry = None if flow is None else mapped(_leaf, flow)
-            flow = block(entry, microbatch)
-            assert flow is not None
-            edges = {name: get_gradient_edge(t) for name, t in named(flow).items() if t.requires_grad}
-            kept.append(_Kept(entry, edges))
-        assert flow is not None
+    def forward(self, number: int, flow: Flow | None, microbatch: MicroBatch, block: int | None = None) -> Flow | None:
+        """Run micro-batch ``number`` through all blocks, or only through ``block``, which is its next.
+
+        Args:
+            number: which micro-batch.
+            flow: what flows in, with the first call for a micro-batch; the model's first block is given ``None``.
+            microbatch: its tokens.
+            block: run only this block.
+
+        Returns:
+            What flows on when the last block is done, ``None`` before.
+        """
+        if not block:
+            self._flows[number] = flow
+            self._kept[number] = []
+        for each in self.blocks if block is None else [self.blocks[block]]:
+            self._flows[number] = self._forward(each, number, self._flows[number], microbatch)
+        if block is not None and block + 1 < len(self.blocks):
+            return None
+        if not torch.is_grad_enabled():
+            del self._kept[number]
+        return self._flows.pop(number)
+
+    def _forward(self, block: nn.Module, number: int, flow: Flow | None, microbatch: MicroBatch) -> Flow:
+        entry = None if flow is None else mapped(_leaf, flow)
+        out: Flow = block(entry, microbatch)
+        edges = {name: get_gradient_edge(t) for name, t in named(out).items() if t.requires_grad}
         if torch.is_grad_enabled():
-            self._kept[number] = kept
-        return flow
+            self._kept[number].append(_Kept(entry, edges))
+        return out
 
     def backward(self, number: int, gradients: Gradients | None = None, block: int | None = None) -> Gradients:
         """Run the backward of micro-batch ``number``: of its next block, which must be ``block``, or of all left.
@@ -77,15 +95,16 @@ class Stage:
             del self._kept[number], self._gradients[number]
         return found
 
-    def backward_input(self, number: int, gradients: Gradients | None = None) -> Gradients:
-        """Run the input half of the backward: all but the products that make weight gradients."""
-        products: list[list[Work]] = []
-        found: Gradients = gradients or {}
-        for block in reversed(range(len(self.blocks))):
+    def backward_input(self, number: int, gradients: Gradients | None = None, block: int | None = None) -> Gradients:
+        """Run the input half of the backward: all but the products that make weight gradients; see ``backward``."""
+        first = len(self._kept[number]) - 1
+        if first == len(self.blocks) - 1:
+            self._products[number] = []
+        found: Gradients = {}
+        for each in range(first, -1, -1) if block is None else [block]:
             with self._weight_half.put_off() as work:
-                found = self.backward(number, gradients if block == len(self.blocks) - 1 else None, block)
-            products.insert(0, work)
-        self._products[number] = products
+                found = self.backward(number, gradients if each == first else None, each)
+            self._products[number].insert(0, work)
         return found
 
     @torch.no_grad()

@@ -1,13 +1,15 @@
 """Where the product that makes a weight's gradient goes."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 
 def gradient_sum(parameter: Tensor) -> Tensor | None:
     """Return the buffer in which a step's gradients of ``parameter`` are summed, or ``None`` outside an engine."""
-    found: Tensor | None = getattr(parameter, "gradient_sum", None)
-    return found
+    find: Callable[[], Tensor] | None = getattr(parameter, "gradient_sum", None)
+    return None if find is None else find()
 
 
 def add_gradient(parameter: Tensor, gradient: Tensor) -> Tensor | None:

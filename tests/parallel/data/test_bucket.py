@@ -32,7 +32,7 @@ def parameter_lists(draw: st.DrawFn) -> list[nn.Parameter]:
 
 def covered(bucket: Bucket) -> torch.Tensor:
     """Count in how many slots each element of the bucket lies."""
-    counts = torch.zeros(bucket.values.numel())
+    counts = torch.zeros(bucket.values.tensor.numel())
     for slot in bucket.slots:
         counts[slot.start : slot.stop] += 1
     return counts
@@ -46,21 +46,25 @@ def test_every_element_of_every_parameter_lies_in_exactly_one_slot(parameters: l
     assert {id(slot.parameter) for slot in bucket.slots} == {id(parameter) for parameter in parameters}
     assert (covered(bucket) <= 1).all()
     assert all(slot.stop - slot.start == slot.parameter.numel() for slot in bucket.slots)
-    assert bucket.values.numel() == bucket.gradients.numel() == sum(-(-v.numel() // 32) * 32 for v in before.values())
+    assert (
+        bucket.values.tensor.numel()
+        == bucket.gradients.tensor.numel()
+        == sum(-(-v.numel() // 32) * 32 for v in before.values())
+    )
     for slot in bucket.slots:
         assert torch.equal(slot.parameter, before[slot.spec.name])
-        slot.view(bucket.values).fill_(5)
+        slot.view(bucket.values.tensor).fill_(5)
         assert (slot.parameter == 5).all()
         sum_of(slot.parameter).fill_(6)
-    assert torch.equal(bucket.values, 5 * covered(bucket))
-    assert torch.equal(bucket.gradients, 6 * covered(bucket))
+    assert torch.equal(bucket.values.tensor, 5 * covered(bucket))
+    assert torch.equal(bucket.gradients.tensor, 6 * covered(bucket))
 
 
 @settings(deadline=None, max_examples=60)
 @given(parameter_lists())
 def test_segments_and_partial_ranges_hold_exactly_their_parameters(parameters: list[nn.Parameter]) -> None:
     bucket = make_bucket(parameters, CPU, torch.float32)
-    decays, partial = torch.full_like(bucket.values, -1), torch.zeros_like(bucket.values)
+    decays, partial = torch.full_like(bucket.values.tensor, -1), torch.zeros_like(bucket.values.tensor)
     for decay, span in bucket.segments():
         assert (decays[span] == -1).all()
         decays[span] = decay
@@ -87,7 +91,7 @@ def test_there_are_as_few_segments_as_there_can_be(parameters: list[nn.Parameter
 )
 def test_gradients_are_summed_in_float32_or_better(dtype: torch.dtype, sums: torch.dtype) -> None:
     bucket = make_bucket([nn.Parameter(torch.ones(3))], CPU, dtype)
-    assert (bucket.values.dtype, bucket.gradients.dtype) == (dtype, sums)
+    assert (bucket.values.tensor.dtype, bucket.gradients.tensor.dtype) == (dtype, sums)
     assert bucket.slots[0].parameter.dtype == dtype
 
 
@@ -105,7 +109,7 @@ def test_plain_layers_sum_into_the_bucket_like_autograd_does() -> None:
         assert parameter.grad is None
         assert expected.grad is not None
         assert torch.equal(sum_of(parameter), expected.grad)
-    assert bucket.gradients.count_nonzero() > 0
+    assert bucket.gradients.tensor.count_nonzero() > 0
 
 
 def test_a_moved_parameter_is_the_same_object_so_ties_stay() -> None:
@@ -114,7 +118,7 @@ def test_a_moved_parameter_is_the_same_object_so_ties_stay() -> None:
     before = model[0].weight
     bucket = make_bucket(list(model.parameters()), CPU, torch.float32)
     assert model[0].weight is model[1].weight is before is bucket.slots[0].parameter
-    bucket.values.zero_()
+    bucket.values.tensor.zero_()
     assert not model[1].weight.any()
 
 
@@ -126,14 +130,14 @@ def test_a_parameter_without_memory_gets_it_here() -> None:
     assert not parameter.is_meta
     assert parameter.requires_grad
     assert spec_of(parameter) == spec
-    bucket.slots[0].view(bucket.values).copy_(torch.arange(6).view(3, 2))
+    bucket.slots[0].view(bucket.values.tensor).copy_(torch.arange(6).view(3, 2))
     assert parameter.tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_a_block_without_parameters_has_an_empty_bucket() -> None:
     bucket = make_bucket([], CPU, torch.float32)
     assert (bucket.slots, bucket.segments(), bucket.partial_ranges()) == ((), [], {})
-    assert bucket.values.numel() == 0
+    assert bucket.values.tensor.numel() == 0
 
 
 @settings(deadline=None, max_examples=60)

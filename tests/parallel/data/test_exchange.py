@@ -11,7 +11,7 @@ from megalm.layout import Layout
 from megalm.ledger import Entry, Ledger
 from megalm.mesh import Axis, Mesh
 from megalm.parallel.data.bucket import Bucket, make_bucket
-from megalm.parallel.data.exchange import GradientExchange
+from megalm.parallel.data.exchange import Exchange
 from megalm.param_spec import Init, ParamSpec, Split
 from megalm.parameters import new_parameter
 from tests.parallel.sums import sum_of
@@ -51,15 +51,15 @@ def exchange(context: RankContext, layout: Layout) -> Outcome:
     ledger = Ledger()
     mesh = Mesh.build(layout, ledger=ledger)
     buckets = [bucket_of(SPECS[:3], mesh), bucket_of((), mesh), bucket_of(SPECS[3:], mesh)]
-    engine = GradientExchange(buckets, mesh.data, {"tp": mesh.tp})
+    engine = Exchange({(0, n): [bucket] for n, bucket in enumerate(buckets)}, *mesh.shards(1), {"tp": mesh.tp})
     for bucket in buckets:
-        bucket.gradients.fill_(float("nan"))
+        bucket.gradients.tensor.fill_(float("nan"))
     engine.zero()
     slots = [slot for bucket in buckets for slot in bucket.slots]
     for slot in slots:
         sum_of(slot.parameter).add_(local_gradient(slot.spec, mesh.rank, mesh.tp.rank))
     for block in (2, 1, 0):
-        engine.reduce(block)
+        engine.reduce((0, block))
     engine.finish()
     return Outcome({slot.spec.name: sum_of(slot.parameter) for slot in slots}, ledger.entries)
 
@@ -128,9 +128,10 @@ def test_a_blocks_sum_runs_on_until_the_end_of_the_step_and_is_waited_for_once(m
 
     monkeypatch.setattr(collectives, "all_reduce_async", start)
     mesh = Mesh.alone()
-    engine = GradientExchange([bucket_of(SPECS[:1], mesh), bucket_of((), mesh)], mesh.data, {})
-    engine.reduce(1)
-    engine.reduce(0)
+    buckets = {(0, n): [bucket_of(specs, mesh)] for n, specs in enumerate((SPECS[:1], ()))}
+    engine = Exchange(buckets, *mesh.shards(1), {})
+    engine.reduce((0, 1))
+    engine.reduce((0, 0))
     assert [work.waits for work in under_way] == [0]
     engine.finish()
     engine.finish()
@@ -143,15 +144,15 @@ def tied(context: RankContext) -> list[Tensor | None]:
     own = ParamSpec((2,), Init.constant(0.0), name=f"own {context.rank}")
     shared = ParamSpec((2, 2), Init.constant(0.0), name="tied")
     holds = context.rank != 1
-    bucket = bucket_of((own, shared) if holds else (own,), mesh)
+    buckets = [bucket_of((spec,), mesh) for spec in ((own, shared) if holds else (own,))]
     ties = {"tied": mesh.subset("pp", [0, 2])} if holds else {}
-    engine = GradientExchange([bucket], mesh.data, {"tp": mesh.tp}, ties)
-    for slot in bucket.slots:
-        sum_of(slot.parameter).fill_(10.0**context.rank)
-    engine.reduce(0)
-    before = {slot.spec.name: slot.view(bucket.gradients).clone() for slot in bucket.slots}
+    engine = Exchange({(0, 0): buckets}, *mesh.shards(1), {"tp": mesh.tp}, ties=ties)
+    for bucket in buckets:
+        sum_of(bucket.slots[0].parameter).fill_(10.0**context.rank)
+    engine.reduce((0, 0))
+    before = {bucket.slots[0].spec.name: sum_of(bucket.slots[0].parameter).clone() for bucket in buckets}
     engine.finish()
-    after = {slot.spec.name: slot.view(bucket.gradients) for slot in bucket.slots}
+    after = {bucket.slots[0].spec.name: sum_of(bucket.slots[0].parameter) for bucket in buckets}
     assert torch.equal(before[own.name], after[own.name])
     return [before.get("tied"), after.get("tied")]
 

@@ -31,14 +31,36 @@ class WatchedStage(Stage):
         super().__init__(blocks(), WeightHalf())
         self.events = events
 
-    def forward(self, number: int, flow: Flow | None, microbatch: MicroBatch) -> Flow:
+    def forward(self, number: int, flow: Flow | None, microbatch: MicroBatch, block: int | None = None) -> Flow | None:
         assert microbatch is BATCHES[number]
-        self.events.append(f"0F{number}")
-        return super().forward(number, flow, microbatch)
+        self.events.append(f"0F{number}" if block is None else f"0F{number}/{block}")
+        return super().forward(number, flow, microbatch, block)
 
     def backward(self, number: int, gradients: Gradients | None = None, block: int | None = None) -> Gradients:
         self.events.append(f"0B{number}" if block is None else f"0B{number}/{block}")
         return super().backward(number, gradients, block)
+
+
+class WatchedParameters:
+    """Writes down what is asked for parameters."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def gather(self, place: tuple[int, int]) -> None:
+        self.events.append("{}UNSHARD/{}".format(*place))
+
+    def ready(self, place: tuple[int, int]) -> None:
+        pass
+
+    def release(self, place: tuple[int, int]) -> None:
+        self.events.append("{}RESHARD/{}".format(*place))
+
+    def reduce(self, place: tuple[int, int]) -> None:
+        self.events.append("{}REDUCE_GRAD/{}".format(*place))
+
+    def finish(self) -> None:
+        self.events.append("finish")
 
 
 def watched() -> tuple[Engine, list[str]]:
@@ -47,8 +69,7 @@ def watched() -> tuple[Engine, list[str]]:
         0,
         {0: WatchedStage(events)},
         None,
-        reduce=lambda stage, block: events.append(f"{stage}REDUCE_GRAD/{block}"),
-        finish=lambda: events.append("finish"),
+        WatchedParameters(events),
     )
     return engine, events
 
@@ -136,8 +157,7 @@ def pipelined(context: RankContext, schedule: str, stages_per_rank: int, num_mic
         mesh.pp.rank,
         {stage: Stage([chain[block] for block in cuts[stage]], half) for stage in held},
         Transport(mesh.pp, mesh.pp_upward, mesh.device),
-        reduce=lambda stage, block: None,
-        finish=lambda: None,
+        WatchedParameters([]),
     )
     program = with_communication(with_reductions(compute, [len(cut) for cut in cuts]))
     forwards = with_communication(

@@ -12,7 +12,7 @@ from megalm.mesh import Axis, Mesh
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import ParamSpec
 from megalm.parameters import spec_of
-from tests.parallel.sums import sum_of
+from tests.parallel.sums import give_sum, sum_of
 from tests.ranks import RankContext
 
 
@@ -50,7 +50,7 @@ def load(layer: nn.Module, wholes: Mapping[str, Tensor], axis: Axis, *, buffered
         part = spec_of(parameter).local_slices({axis.name: axis.rank})
         parameter.data.copy_(wholes[name][part])
         if buffered:
-            parameter.gradient_sum = torch.zeros_like(parameter.data)  # type: ignore[attr-defined]
+            give_sum(parameter, torch.zeros_like(parameter.data))
 
 
 def gather(layer: nn.Module, out: Tensor, x: Tensor | None, *, buffered: bool) -> Found:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from megalm.parallel.tensor.gradient import add_gradient, add_product, gradient_sum
+from tests.parallel.sums import give_sum
 from tests.parallel.tensor.memory import LargeTensors
 from tests.parallel.tensor.slices import random
 
@@ -20,7 +21,7 @@ def test_without_a_buffer_the_gradient_is_given_to_autograd() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_buffer_sums_what_comes_and_autograd_gets_nothing(dtype: torch.dtype) -> None:
     weight, dy, x = random(3, 2), random(5, 3, seed=1), random(5, 2, seed=2)
-    weight.gradient_sum = total = torch.ones(3, 2, dtype=dtype)  # type: ignore[attr-defined]
+    total = give_sum(weight, torch.ones(3, 2, dtype=dtype))
     assert add_product(weight, dy, x) is None
     assert add_gradient(weight, weight) is None
     assert gradient_sum(weight) is total
@@ -29,7 +30,7 @@ def test_a_buffer_sums_what_comes_and_autograd_gets_nothing(dtype: torch.dtype) 
 
 def test_a_product_needs_no_temporary_of_the_weights_size() -> None:
     weight = torch.empty(64, 48)
-    weight.gradient_sum = total = torch.zeros(64, 48)  # type: ignore[attr-defined]
+    total = give_sum(weight, torch.zeros(64, 48))
     dy, x = torch.ones(2, 64), torch.ones(2, 48)
     with LargeTensors(64 * 48) as made:
         add_product(weight, dy, x)
