@@ -5,6 +5,7 @@ ledger when there is one.
 """
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,6 +17,10 @@ from megalm.mesh import Axis
 
 Reduction = Literal["sum", "max", "min"]
 _REDUCTIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+
+
+_SUM_TAG, _GATHER_TAG = 2**30, 2**30 + 1
+"""Of messages that make up a collective; the pipeline's are counted from 0."""
 
 
 class Handle(Protocol):
@@ -39,10 +44,24 @@ class Done:
         """Return at once."""
 
 
+class _Then:
+    """The handle of several transfers, and of what is done once with what they brought; it keeps their memory."""
+
+    def __init__(self, works: list[Handle], memory: object, finish: Callable[[], None] = lambda: None) -> None:
+        self._works, self._memory, self._finish = works, memory, finish
+
+    def wait(self) -> None:
+        while self._works:
+            self._works.pop().wait()
+            if not self._works:
+                self._finish()
+
+
 def _record(kind: Kind, axis: Axis, tensor: Tensor, scalar: bool, whole: int = 1) -> None:
     if axis.ledger is not None:
         payload = tensor.numel() * tensor.element_size() * whole
-        axis.ledger.record(Entry(kind, axis.name, str(tensor.dtype).removeprefix("torch."), payload, scalar))
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        axis.ledger.record(Entry(kind, axis.name, dtype, payload, scalar, axis.size))
 
 
 def all_reduce_async(tensor: Tensor, axis: Axis, op: Reduction = "sum", *, scalar: bool = False) -> Handle:
@@ -64,10 +83,9 @@ def all_gather_rows_async(tensor: Tensor, axis: Axis) -> tuple[Tensor, Handle]:
     """Start to collect every rank's rows: [n, ...] -> [size * n, ...]; each rank gives as many."""
     if axis.size == 1:
         return tensor, Done()
-    _record("all_gather", axis, tensor, False, whole=axis.size)
     whole = tensor.new_empty(axis.size * tensor.shape[0], *tensor.shape[1:])
-    work: Handle = dist.all_gather_single(whole, tensor.contiguous(), group=axis.group, async_op=True)
-    return whole, work
+    _parts(whole, axis)[axis.rank] = tensor
+    return whole, all_gather_in_place_async(whole, axis)
 
 
 def all_gather_rows(tensor: Tensor, axis: Axis) -> Tensor:
@@ -78,13 +96,28 @@ def all_gather_rows(tensor: Tensor, axis: Axis) -> Tensor:
 
 
 def reduce_scatter_rows_async(tensor: Tensor, axis: Axis) -> tuple[Tensor, Handle]:
-    """Start to sum over the axis, each rank keeping its share of the rows: [size * n, ...] -> [n, ...]."""
+    """Start to sum over the axis, each rank keeping its share of the rows: [size * n, ...] -> [n, ...].
+
+    On CPU each rank adds up in the order of the ranks, so that the sum of an element does not depend on where it lies.
+    """
     if axis.size == 1:
         return tensor, Done()
     _record("reduce_scatter", axis, tensor, False)
-    share = tensor.new_empty(tensor.shape[0] // axis.size, *tensor.shape[1:])
-    work: Handle = dist.reduce_scatter_single(share, tensor.contiguous(), group=axis.group, async_op=True)
-    return share, work
+    tensor = tensor.contiguous()
+    parts = _parts(tensor, axis)
+    share = torch.empty_like(parts[0])
+    if tensor.is_cuda:
+        work: Handle = dist.reduce_scatter_single(share, tensor, group=axis.group, async_op=True)
+        return share, work
+    received = [parts[rank] if rank == axis.rank else torch.empty_like(share) for rank in range(axis.size)]
+    works = _exchange(axis, parts, received, _SUM_TAG)
+
+    def add_up() -> None:
+        torch.add(received[0], received[1], out=share)
+        for part in received[2:]:
+            share.add_(part)
+
+    return share, _Then(works, (parts, received), add_up)
 
 
 def reduce_scatter_rows(tensor: Tensor, axis: Axis) -> Tensor:
@@ -95,13 +128,30 @@ def reduce_scatter_rows(tensor: Tensor, axis: Axis) -> Tensor:
 
 
 def all_gather_in_place_async(whole: Tensor, axis: Axis) -> Handle:
-    """Start to fill the flat ``whole``, of which each rank has its own part in place: equal parts in rank order."""
+    """Start to fill ``whole`` [size * n, ...], of which each rank has its own rows in place."""
     if axis.size == 1:
         return Done()
     _record("all_gather", axis, whole, False)
-    part = whole.view(axis.size, -1)[axis.rank]
-    work: Handle = dist.all_gather_single(whole, part, group=axis.group, async_op=True)
-    return work
+    parts = _parts(whole, axis)
+    if whole.is_cuda:
+        work: Handle = dist.all_gather_single(whole, parts[axis.rank], group=axis.group, async_op=True)
+        return work
+    return _Then(_exchange(axis, [parts[axis.rank]] * axis.size, list(parts), _GATHER_TAG), whole)
+
+
+def _parts(whole: Tensor, axis: Axis) -> Tensor:
+    """Return [size * n, ...] as [size, n, ...]."""
+    return whole.view(axis.size, whole.shape[0] // axis.size, *whole.shape[1:])
+
+
+def _exchange(axis: Axis, given: Sequence[Tensor] | Tensor, taken: Sequence[Tensor], tag: int) -> list[Handle]:
+    """Send to each other rank what is given for it, and take what it sends: a third of the time of gloo's own rings."""
+    works: list[Handle | None] = []
+    for step in range(1, axis.size):
+        source, to = (axis.rank - step) % axis.size, (axis.rank + step) % axis.size
+        works.append(dist.irecv(taken[source], axis.ranks[source], group=axis.group, tag=tag))
+        works.append(dist.isend(given[to], axis.ranks[to], group=axis.group, tag=tag))
+    return [work for work in works if work is not None]
 
 
 def broadcast(tensor: Tensor, axis: Axis, source: int = 0, *, scalar: bool = False) -> Tensor:

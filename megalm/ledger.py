@@ -18,6 +18,7 @@ class Entry:
         payload: bytes of the whole logical tensor of the call: the gathered tensor of an all-gather, the tensor before
             a reduce-scatter.
         scalar: whether it carries a bookkeeping number (a loss, a count, a norm) and no tensor of the model.
+        ranks: how many take part; calls are alike without it.
     """
 
     kind: Kind
@@ -25,11 +26,19 @@ class Entry:
     dtype: str
     payload: int
     scalar: bool = False
+    ranks: int = field(default=1, compare=False)
 
     @property
     def volume(self) -> int:
         """Bytes by the field's convention: an all-reduce is a reduce-scatter and an all-gather, so it counts twice."""
         return 2 * self.payload if self.kind == "all_reduce" else self.payload
+
+    @property
+    def wire(self) -> int:
+        """Bytes that a rank sends if the ranks stand in a ring: what is its own need not come from elsewhere."""
+        if self.kind in ("send", "receive"):
+            return self.payload if self.kind == "send" else 0
+        return self.volume * (self.ranks - 1) // self.ranks
 
 
 @dataclass
@@ -57,6 +66,10 @@ class Ledger:
         """Return the summed volume in bytes, of one axis or of all; bookkeeping scalars are summed apart."""
         return sum(entry.volume for entry in self.entries if entry.scalar == scalar and axis in (None, entry.axis))
 
+    def wire(self, axis: str | None = None, scalar: bool = False) -> int:
+        """Return the summed bytes that a rank sends in ring form; see ``volume``."""
+        return sum(entry.wire for entry in self.entries if entry.scalar == scalar and axis in (None, entry.axis))
+
     def counts(self) -> Counter[Entry]:
         """Return how often each kind of call was made."""
         return Counter(self.entries)
@@ -72,6 +85,7 @@ class Ledger:
                 "calls": calls,
                 "payload": entry.payload * calls,
                 "volume": entry.volume * calls,
+                "wire": entry.wire * calls,
             }
             for entry, calls in self.counts().items()
         ]

@@ -140,9 +140,9 @@ class Mesh:
         if data.size % size:
             raise UserError(f"groups of {size} do not divide the {data.size} data-parallel ranks; choose a divisor.")
         if size == data.size:
-            return data, replace(Axis.alone("replicas"), ranks=(self.rank,))
+            return data, self._axis("replicas", [self.rank])
         if size == 1:
-            return replace(Axis.alone("shard"), ranks=(self.rank,)), data
+            return self._axis("shard", [self.rank]), data
         first = data.rank // size * size
         shard = self._own_group("shard", data.ranks[first : first + size])
         return shard, self._own_group("replicas", data.ranks[data.rank % size :: size])

@@ -41,6 +41,7 @@ def test_equal_calls_are_one_row() -> None:
         "calls": 2,
         "payload": 200,
         "volume": 400,
+        "wire": 0,
     }
     assert [(row["kind"], row["axis"], row["calls"], row["volume"]) for row in rows[1:]] == [
         ("all_gather", "tp", 1, 40),
@@ -48,6 +49,14 @@ def test_equal_calls_are_one_row() -> None:
         ("all_reduce", "dp", 1, 16),
     ]
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_on_the_wire_goes_what_a_rank_does_not_have_itself() -> None:
+    ledger = Ledger([Entry(kind, "dp", "float32", 120, ranks=3) for kind in ("all_reduce", "all_gather", "send")])
+    assert [entry.wire for entry in ledger.entries] == [160, 80, 120]
+    assert ledger.wire() == ledger.wire("dp") == 360
+    assert ledger.wire("tp") == ledger.wire(scalar=True) == 0
+    assert Entry("receive", "pp", "float32", 120, ranks=2).wire == 0
 
 
 def test_a_closed_ledger_keeps_what_it_has() -> None:

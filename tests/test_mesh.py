@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megalm import collectives
 from megalm.errors import UserError
 from megalm.layout import Layout
 from megalm.ledger import Ledger
@@ -117,6 +118,30 @@ def test_one_process_needs_no_process_group() -> None:
 def test_an_impossible_layout_of_one_process_is_refused() -> None:
     with pytest.raises(UserError, match=r"layout\.ep=2 does not divide"):
         Mesh.build(Layout(ep=2))
+
+
+def shards(context: RankContext, size: int) -> tuple[list[tuple[int, ...]], list[float]]:
+    """Return a rank's two axes of a data axis cut into groups, and the sum of all ranks' numbers over each."""
+    mesh = Mesh.build(Layout(dp=context.num_ranks), timeout_s=20)
+    axes = mesh.shards(size)
+    sums = [collectives.all_reduce(torch.tensor(10.0**context.rank), axis).item() for axis in axes]
+    return [axis.ranks for axis in axes], sums
+
+
+def test_the_data_axis_is_cut_into_neighbours_that_share_and_their_replicas(ranks: RankPool) -> None:
+    assert ranks.run(4, shards, 2) == [
+        ([(0, 1), (0, 2)], [11, 101]),
+        ([(0, 1), (1, 3)], [11, 1010]),
+        ([(2, 3), (0, 2)], [1100, 101]),
+        ([(2, 3), (1, 3)], [1100, 1010]),
+    ]
+    assert ranks.run(2, shards, 2) == [([(0, 1), (rank,)], [11, 10**rank]) for rank in range(2)]
+    assert ranks.run(2, shards, 1) == [([(rank,), (0, 1)], [10**rank, 11]) for rank in range(2)]
+
+
+def test_groups_that_do_not_divide_the_data_ranks_are_refused() -> None:
+    with pytest.raises(UserError, match="groups of 2 do not divide the 1 data-parallel ranks"):
+        Mesh.alone().shards(2)
 
 
 def test_an_axis_of_ones_own() -> None:

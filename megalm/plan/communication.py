@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from megalm.ledger import Entry, Kind
 from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.tensor.heads import HeadCut
-from megalm.parallel.tensor.vocab import CHUNK_TOKENS, vocab_ranges
-from megalm.param_spec import aligned, even_ranges
-
-BYTES = {"float32": 4, "float64": 8}
+from megalm.parallel.tensor.vocab import CHUNK_TOKENS
+from megalm.param_spec import aligned
+from megalm.plan.data_exchange import BYTES, Sharing, data_exchange
 
 
 def step_communication(
@@ -28,6 +27,7 @@ def step_communication(
     sequence_parallel: bool,
     microbatch_tokens: Sequence[int],
     dtype: str,
+    zero: Sharing | None = None,
 ) -> Counter[Entry]:
     """Return how often a rank makes each collective in one step without evaluation and without a pipeline.
 
@@ -39,20 +39,20 @@ def step_communication(
         sequence_parallel: whether the rows between blocks are cut over tp.
         microbatch_tokens: tokens of each of the rank's micro-batches, padding included.
         dtype: of parameters, activations and gradient sums, ``float32`` or ``float64``.
+        zero: what the data ranks share; ``None`` for nothing.
     """
-    entries: Counter[Entry] = Counter()
+    zero = zero or Sharing(data_size)
+    num_reductions = len(microbatch_tokens) if zero.reduces_often else 1
+    entries: Counter[Entry] = data_exchange(shape, zero, tp_size, len(microbatch_tokens), dtype)
     if tp_size > 1:
         for tokens in microbatch_tokens:
             cut = sequence_parallel
             entries.update(_tensor_rows(shape, -(-tokens // tp_size) * tp_size if cut else tokens, cut, dtype))
             entries.update(_head_chunks(tokens, dtype))
         for elements in _partial_sums(shape, tp_size, sequence_parallel):
-            entries[Entry("all_reduce", "tp", dtype, elements * BYTES[dtype])] += 1
+            entries[Entry("all_reduce", "tp", dtype, elements * BYTES[dtype])] += num_reductions
         entries[Entry("all_reduce", "pp_tp", "float64", 8, scalar=True)] += 1
     if data_size > 1:
-        for tensors in local_tensors(shape, tp_size, tp_rank):
-            elements = sum(map(aligned, tensors))
-            entries[Entry("all_reduce", "dp_cp", dtype, elements * BYTES[dtype])] += 1
         entries[Entry("all_reduce", "dp_cp", "int64", 8, scalar=True)] += 1
         entries[Entry("all_reduce", "dp_cp", "float64", 16, scalar=True)] += 1
     return entries
@@ -96,24 +96,3 @@ def _partial_sums(shape: DecoderShape, tp_size: int, sequence_parallel: bool) ->
         yield norm
         if shape.learned_positions:
             yield aligned(shape.max_positions * shape.hidden_size)
-
-
-def local_tensors(shape: DecoderShape, tp_size: int, tp_rank: int) -> list[list[int]]:
-    """Return the elements of each trainable tensor that a rank holds, block by block: embedding, layers, head."""
-
-    def held(ranges: tuple[tuple[int, int], ...]) -> int:
-        start, stop = ranges[tp_rank]
-        return stop - start
-
-    hidden = shape.hidden_size
-    cut = HeadCut.of(shape.num_heads, shape.num_key_value_heads, tp_size)
-    query, key = held(cut.query) * shape.head_dim, held(cut.key) * shape.head_dim
-    inner = held(even_ranges(shape.intermediate_size, tp_size))
-    table = held(vocab_ranges(shape.vocab_size, tp_size)) * hidden
-    norm = [hidden] * (1 if shape.rms_norm else 2)
-    widths = [inner] * (2 if shape.gated_mlp else 1)
-    layer = [hidden * width for width in (query, key, key, query, *widths, inner)] + 2 * norm
-    layer += [query, key, key, hidden] if shape.attention_bias else []
-    layer += [*widths, hidden] if shape.mlp_bias else []
-    positions = [shape.max_positions * hidden] if shape.learned_positions else []
-    return [[table, *positions], *[layer] * shape.num_layers, norm if shape.tied else [*norm, table]]

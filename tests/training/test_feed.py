@@ -105,9 +105,12 @@ def test_a_global_batch_without_a_label_has_scale_0(ranks: RankPool) -> None:
         assert {batch.loss_scale for batch in rank.training} == {0.0}
 
 
-def test_an_evaluation_is_not_scaled_and_some_ranks_may_have_fewer_samples_or_none(ranks: RankPool) -> None:
+def test_an_evaluation_is_not_scaled_and_a_rank_without_samples_has_as_many_micro_batches(
+    ranks: RankPool,
+) -> None:
     found = ranks.run(3, feed, Layout(dp=3), "clm", 2)
-    assert [[len(batch.tokens_bs) for batch in rank.evaluation] for rank in found] == [[2], [2], []]
+    assert [[len(batch.tokens_bs) for batch in rank.evaluation] for rank in found] == [[2], [2], [1]]
+    assert (found[2].evaluation[0].labels_bs == IGNORED).all()
     assert {batch.loss_scale for rank in found for batch in rank.evaluation} == {1.0}
     wanted = clm(Numbers().rows(2, 0, 4), reset_attention=False)
     assert torch.equal(joined(found[0].evaluation + found[1].evaluation)["tokens_bs"], wanted.tokens_bs)

@@ -11,6 +11,8 @@ from megalm.checkpoint.store import CheckpointStore
 from megalm.layout import Layout
 from megalm.mesh import Axis, Mesh
 from megalm.models.config import ModelConfig
+from megalm.parallel.data.config import ZeroConfig
+from megalm.run_config import RunConfig
 from megalm.training.build import TrainingState, build_state
 from megalm.training.resume import FIXED, facts, local_pieces, owned_pieces, restore
 from megalm.training.step import train_step
@@ -45,6 +47,47 @@ def test_the_model_ranks_together_give_each_element_once(ranks: RankPool, layout
     names = {name.removeprefix("optimizer.exp_avg.") for name in by_rank[0] if name.startswith("optimizer.exp_avg.")}
     assert "frozen" in by_rank[0]
     assert names == {name for name in by_rank[0] if not name.startswith("optimizer.")} - {"frozen"}
+
+
+def zero_config(layout: Layout, stage: int) -> RunConfig:
+    config = run_config(layout)
+    return config.model_copy(update={"zero": ZeroConfig.model_validate({"stage": stage})})
+
+
+def two_more_steps(
+    context: RankContext, folder: Path, layout: Layout, stage: int, resume: bool
+) -> list[tuple[float, float]]:
+    """Save after two steps, or go on from there; return loss and norm of the third step and the fourth."""
+    config = zero_config(layout, stage)
+    state = build_state(config, Mesh.build(layout))
+    store = CheckpointStore(folder, world=state.mesh.world, keep=1)
+    if resume:
+        found = store.newest()
+        assert found is not None
+        restore(state, found)
+    else:
+        for step in range(2):
+            train_step(state, share_of(global_batch(step), state.mesh, 2))
+        store.save(2, owned_pieces(state), facts(state, config), asynchronous=False)
+    reports = [train_step(state, share_of(global_batch(step), state.mesh, 2)) for step in (2, 3)]
+    return [(report.loss, report.grad_norm) for report in reports]
+
+
+@pytest.mark.parametrize(
+    ("save", "load"),
+    [
+        ((Layout(dp=3), 3), (Layout(dp=2, tp=2), 1)),
+        ((Layout(dp=3), 3), (Layout(), 0)),
+        ((Layout(dp=2, tp=2), 2), (Layout(dp=3), 3)),
+        ((Layout(tp=3), 0), (Layout(dp=2), 3)),
+    ],
+)
+def test_any_stage_goes_on_at_any_other(
+    ranks: RankPool, save: tuple[Layout, int], load: tuple[Layout, int], tmp_path: Path
+) -> None:
+    wanted = ranks.run(save[0].world_size, two_more_steps, tmp_path, *save, False)
+    for found in ranks.run(load[0].world_size, two_more_steps, tmp_path, *load, True):
+        assert found == [pytest.approx(pair, rel=1e-12) for pair in wanted[0]]
 
 
 def continued(context: RankContext, layout: Layout, folder: Path) -> dict[str, bool]:

@@ -67,7 +67,7 @@ def _norm_counts_replicas() -> Any:
     """The gradient norm counts what every tensor rank holds whole once for each."""
 
     def owned(self: ParamSpec, positions: Mapping[str, int]) -> tuple[slice, ...]:
-        return tuple(slice(None) for _ in self.shape)
+        return tuple(slice(0, size) for size in self.shape)
 
     return mock.patch.object(ParamSpec, "owned_slices", owned)
 
@@ -174,7 +174,7 @@ def _norm_gradients_not_summed() -> Any:
 def _shared_key_heads_not_summed() -> Any:
     """A key head held by two ranks gets only one rank's gradient."""
 
-    def nothing(self: Exchange, bucket: Bucket, slot: Slot) -> None:
+    def nothing(self: Exchange, slot: Slot, gradients: Tensor) -> None:
         return None
 
     return mock.patch.object(Exchange, "_sum_shared_rows", nothing)

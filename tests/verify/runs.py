@@ -6,9 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megalm.data.loader import TrainingData
 from megalm.ledger import Ledger
 from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
+from megalm.training.build import build_state
+from megalm.training.feed import Feed, objective_of
+from megalm.training.step import train_step
 from megalm.validation import validate
 from megalm.verify.probe import Probe, probe
 from tests.ranks import RankContext
@@ -114,9 +118,12 @@ def seen_by_rank(context: RankContext, config: RunConfig, fault: str | None = No
 
 
 def ledger_of_rank(context: RankContext, config: RunConfig) -> Ledger:
-    """Return the account of one step."""
+    """Return the account of one step, the exchange of the first values left out."""
     ledger = Ledger()
     mesh = Mesh.build(config.layout, ledger=ledger, timeout_s=30)
-
-    probe(config, mesh, 1)
+    state = build_state(config, mesh)
+    ledger.entries.clear()
+    settings = {"seq_length": config.train.seq_length, "global_batch_size": config.train.global_batch_size}
+    source = TrainingData(config.data, **settings, vocab_size=VOCAB_SIZE, seed=config.run.seed)
+    train_step(state, Feed(config, mesh, source, objective_of(config)).training_step(0))
     return ledger

@@ -38,6 +38,19 @@ SHOWN_BY = {
     "weight half dropped": (NEOX, {"pp": 2}, False, "step 1 gradient norm", "_proj.weight"),
     "gradient doubled between stages": (LLAMA, {"pp": 2}, False, "step 1 gradient norm", "model."),
     "rows shifted between stages": (GPT2_UNTIED, {"pp": 2}, False, "step 1 loss", "model."),
+    "updated shares not published": (GPT2, {"dp": 2}, False, "step 1 value replicas", "model.embed_tokens.weight"),
+    "norm of the own shard": (GPT2, {"dp": 2}, False, "step 1 gradient norm", "model."),
+    "only the last micro-batch's share": (NEOX, {"dp": 2}, False, "step 1 gradient norm", "model."),
+    "shards drawn alike": (GPT2_UNTIED, {"dp": 2}, False, "step 1 loss", "model."),
+    "stale values gathered": (LLAMA, {"dp": 2}, False, "step 2 loss", "model."),
+}
+
+ZERO_STAGES = {
+    "updated shares not published": 1,
+    "norm of the own shard": 2,
+    "only the last micro-batch's share": 2,
+    "shards drawn alike": 1,
+    "stale values gathered": 3,
 }
 
 
@@ -54,6 +67,7 @@ def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
         tensor={"sequence_parallel": sequence_parallel},
         pipeline={"schedule": "zb-h1" if "pp" in layout else "1f1b"},
         train={"micro_batch_size": 2},
+        zero={"stage": ZERO_STAGES.get(fault, 0)},
     )
     seen = ranks.run(config.layout.world_size, seen_by_rank, config, fault)
     wrong = [

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from megalm.boxes import Box, boxes
 from megalm.mesh import Axis
-from megalm.parallel.data.memory import FlatMemory
+from megalm.parallel.data.memory import GradientMemory, ValueMemory
 from megalm.param_spec import ALIGNMENT, ParamSpec, aligned
 from megalm.parameters import spec_of
 
@@ -76,18 +76,12 @@ class Bucket:
     """
 
     slots: tuple[Slot, ...]
-    values: FlatMemory
-    gradients: FlatMemory
+    values: ValueMemory
+    gradients: GradientMemory
     span: slice
     owned_values: Tensor
     owned_gradients: Tensor
     zero_stage: int
-
-    def take_gradients(self) -> None:
-        """Take memory for the gradients, zeroed, unless it is there."""
-        if not self.gradients.is_present:
-            self.gradients.take()
-            self.gradients.tensor.zero_()
 
     def owned(self) -> Iterator[Owned]:
         """Yield what this rank owns, in the order of the slots."""
@@ -140,9 +134,11 @@ def make_bucket(
         starts.append(starts[-1] + aligned(spec_of(parameter).room()))
     parts, position = (1, 0) if shard is None else (shard.size, shard.rank)
     share = -(-starts[-1] // (parts * ALIGNMENT)) * ALIGNMENT
-    values = FlatMemory(parts * share, device, dtype, present=zero_stage < 3)
+    values = ValueMemory(parts * share, device, dtype)
     sum_dtype = torch.promote_types(dtype, torch.float32)
-    gradients = FlatMemory(parts * share, device, sum_dtype, present=zero_stage < 2)
+    gradients = GradientMemory(parts * share, device, sum_dtype, kept=zero_stage < 2)
+    if zero_stage < 3:
+        values.tensor.zero_()
     span = slice(position * share, (position + 1) * share)
     slots = tuple(
         Slot(parameter, spec_of(parameter), start, start + parameter.numel(), end)
@@ -166,6 +162,8 @@ def make_bucket(
         give_storage(slot.parameter, slot.view(values.tensor))
         slot.parameter.gradient_sum = _GradientSum(bucket, slot)  # type: ignore[attr-defined]
         slot.parameter.register_post_accumulate_grad_hook(_add_to_sum)
+    if zero_stage == 3:
+        values.give_back()
     return bucket
 
 
@@ -183,7 +181,6 @@ class _GradientSum:
         self._bucket, self._slot = bucket, slot
 
     def __call__(self) -> Tensor:
-        self._bucket.take_gradients()
         return self._slot.view(self._bucket.gradients.tensor)
 
 

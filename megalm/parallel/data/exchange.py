@@ -24,7 +24,7 @@ Place = tuple[int, int]
 
 @dataclass
 class _Running:
-    """The sum of a bucket's gradients under way; ``share`` receives the owned range where it does not lie there."""
+    """The sum of a bucket's gradients under way; ``share`` receives the owned range where it is not summed in place."""
 
     bucket: Bucket
     share: Tensor | None
@@ -95,12 +95,12 @@ class Exchange:
                 bucket.values.give_back()
 
     def reduce(self, place: Place) -> None:
-        """Start the sums of one block's gradients; the first is complete before the next but one begins."""
+        """Start the sums of one block's gradients; from stage 2 on at most two are under way."""
         for bucket in self._own[place]:
             if bucket.slots:
-                bucket.take_gradients()
-                self._sum_over_model(bucket)
-                self._sum_over_data(bucket)
+                gradients = bucket.gradients.hand_over()
+                self._sum_over_model(bucket, gradients)
+                self._sum_over_data(bucket, gradients)
 
     def finish(self) -> None:
         """Return when all sums that were started are in place, those of tied copies too.
@@ -133,15 +133,14 @@ class Exchange:
             bucket.values.tensor[bucket.span] = bucket.owned_values
             self._gathering[bucket] = collectives.all_gather_in_place_async(bucket.values.tensor, self._shard)
 
-    def _sum_over_model(self, bucket: Bucket) -> None:
+    def _sum_over_model(self, bucket: Bucket, gradients: Tensor) -> None:
         for name, span in bucket.partial_ranges().items():
-            collectives.all_reduce(bucket.gradients.tensor[span], self._axes[name])
+            collectives.all_reduce(gradients[span], self._axes[name])
         for slot in bucket.slots:
             if slot.spec.split is not None and slot.spec.split.overlaps:
-                self._sum_shared_rows(bucket, slot)
+                self._sum_shared_rows(slot, gradients)
 
-    def _sum_over_data(self, bucket: Bucket) -> None:
-        gradients = bucket.gradients.tensor
+    def _sum_over_data(self, bucket: Bucket, gradients: Tensor) -> None:
         if bucket.zero_stage < 2 and self._shard.size == 1:
             self._running.append(_Running(bucket, None, collectives.all_reduce_async(gradients, self._replicas)))
             return
@@ -160,13 +159,12 @@ class Exchange:
             collectives.all_reduce(bucket.owned_gradients, self._replicas)
         else:
             bucket.owned_gradients.add_(running.share)
-            bucket.gradients.give_back()
 
-    def _sum_shared_rows(self, bucket: Bucket, slot: Slot) -> None:
+    def _sum_shared_rows(self, slot: Slot, gradients: Tensor) -> None:
         """Sum the gradient of rows that several ranks hold (a key head read by the query heads of two ranks)."""
         assert slot.spec.split is not None
         axis = self._axes[slot.spec.split.axis]
-        local = slot.view(bucket.gradients.tensor)
+        local = slot.view(gradients)
         part = slot.spec.local_slices({axis.name: axis.rank})
         whole = torch.zeros(slot.spec.shape, dtype=local.dtype, device=local.device)
         whole[part] = local

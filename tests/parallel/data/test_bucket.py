@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from megalm.mesh import Axis
 from megalm.parallel.data.bucket import Bucket, make_bucket
-from megalm.param_spec import Init, ParamSpec
+from megalm.param_spec import Init, ParamSpec, Split
 from megalm.parameters import new_parameter, spec_of
 from tests.parallel.sums import sum_of
 
@@ -58,6 +59,69 @@ def test_every_element_of_every_parameter_lies_in_exactly_one_slot(parameters: l
         sum_of(slot.parameter).fill_(6)
     assert torch.equal(bucket.values.tensor, 5 * covered(bucket))
     assert torch.equal(bucket.gradients.tensor, 6 * covered(bucket))
+
+
+def share_of(parameters: list[nn.Parameter], rank: int, parts: int, zero_stage: int) -> Bucket:
+    copies = [new_parameter(spec_of(parameter), {}) for parameter in parameters]
+    for copy, parameter in zip(copies, parameters, strict=True):
+        copy.data.copy_(parameter.data)
+    axis = Axis("dp_cp", tuple(range(parts)), rank)
+    return make_bucket(copies, CPU, torch.float32, shard=axis, zero_stage=zero_stage)
+
+
+@settings(deadline=None, max_examples=60)
+@given(parameter_lists(), st.integers(1, 5), st.integers(1, 3))
+def test_every_element_of_every_parameter_has_exactly_one_owner(
+    parameters: list[nn.Parameter], parts: int, zero_stage: int
+) -> None:
+    counts = {spec_of(parameter).name: torch.zeros(parameter.shape) for parameter in parameters}
+    values = {spec_of(parameter).name: parameter.detach() for parameter in parameters}
+    for rank in range(parts):
+        bucket = share_of(parameters, rank, parts, zero_stage)
+        assert len(bucket.owned_values) == len(bucket.owned_gradients) == bucket.span.stop - bucket.span.start
+        assert bucket.span.start % 32 == bucket.span.stop % 32 == 0
+        for owned in bucket.owned():
+            name, place = owned.slot.spec.name, owned.box.slices()
+            assert torch.equal(owned.view(bucket.owned_values), values[name][place])
+            counts[name][place] += 1
+    assert all((count == 1).all() for count in counts.values())
+
+
+@settings(deadline=None, max_examples=60)
+@given(parameter_lists(), st.integers(1, 5))
+def test_what_a_rank_owns_decays_as_its_parameters_do(parameters: list[nn.Parameter], parts: int) -> None:
+    for rank in range(parts):
+        bucket = share_of(parameters, rank, parts, 2)
+        decays = torch.full_like(bucket.owned_values, -1)
+        for decay, span in bucket.segments():
+            decays[span] = decay
+        for owned in bucket.owned():
+            assert (owned.view(decays) == owned.slot.spec.decay).all()
+
+
+@pytest.mark.parametrize(("zero_stage", "values", "gradients"), [(0, 64, 64), (1, 64, 64), (2, 64, 0), (3, 0, 0)])
+def test_the_stage_says_what_is_kept_between_uses(zero_stage: int, values: int, gradients: int) -> None:
+    parameters = [nn.Parameter(torch.ones(40))]
+    bucket = make_bucket(parameters, CPU, torch.float32, shard=Axis("dp_cp", (0, 1), 1), zero_stage=zero_stage)
+    assert bucket.values.num_bytes == 4 * values
+    assert sum_of(parameters[0]).shape == (40,)
+    assert bucket.gradients.num_bytes == 4 * 64
+    bucket.gradients.hand_over()
+    assert bucket.gradients.num_bytes == 4 * gradients
+    shares_memory = bucket.owned_gradients.data_ptr() == bucket.gradients.tensor[bucket.span].data_ptr()
+    assert shares_memory == (zero_stage < 2)
+
+
+def test_a_slot_has_room_for_the_largest_slice_of_any_rank() -> None:
+    split = Split("tp", 0, ((0, 33), (33, 34)))
+    starts = []
+    for rank in range(2):
+        parameters = [
+            new_parameter(ParamSpec((34,), Init.constant(0.0), split, name="split"), {"tp": rank}),
+            new_parameter(ParamSpec((4,), Init.constant(0.0), name="whole"), {}),
+        ]
+        starts.append([(slot.start, slot.end) for slot in make_bucket(parameters, CPU, torch.float32).slots])
+    assert starts == [[(0, 64), (64, 96)]] * 2
 
 
 @settings(deadline=None, max_examples=60)

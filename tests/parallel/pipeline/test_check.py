@@ -49,7 +49,28 @@ REFUSALS: list[tuple[Sequence[str], str]] = [
         "0REDUCE_GRAD stands beside 0REDUCE_GRAD/0; keep the whole or its blocks.",
     ),
     (["0F0 0B0 0REDUCE_GRAD", "1F0 1B0"], "1REDUCE_GRAD is missing, though other stages are reduced; add it."),
-    (["0F0/0 0B0"], "0F0/0 on rank 0 names a block; only backwards and what is done for parameters are cut."),
+    (["0SEND_F0/0"], "0SEND_F0/0 on rank 0 names a block; only computation and what is done for parameters is cut."),
+    (
+        ["0F0 0B0 0REDUCE_GRAD0 0F1 0B1"],
+        "0REDUCE_GRAD1 is missing, though other micro-batches are reduced; add it.",
+    ),
+    (["0F0/1 0F0/0 0B0"], "0F0/1 on rank 0 waits for 0F0/0, which stands after it; put it before."),
+    (["0F0/1 0B0"], "0F0/0 is missing beside 0F0/1; what is cut into blocks has all of them, from 0."),
+    # parameters
+    (
+        ["0UNSHARD 0F0 0RESHARD 0B0"],
+        "0B0 on rank 0 reads parameters that are not there; put 0UNSHARD before it.",
+    ),
+    (
+        ["0UNSHARD/0 0F0/0 0F0/1 0RESHARD/0 0B0"],
+        "0F0/1 on rank 0 reads parameters that are not there; put 0UNSHARD/1 before it.",
+    ),
+    (
+        ["0UNSHARD 0UNSHARD 0F0 0B0 0RESHARD"],
+        "0UNSHARD stands twice on rank 0 without a release between; take one away.",
+    ),
+    (["0UNSHARD 0F0 0B0 0RESHARD 0RESHARD"], "0RESHARD on rank 0 releases what is not there; take it away."),
+    (["0UNSHARD 0F0 0B0"], "0RESHARD is missing; what is gathered is released in the same step."),
     # stages
     (["0F0 0B0 1B0", "1F0"], "1B0 stands on rank 0, but stage 1 is on rank 1; move it there."),
     (["0F0 0B0", "0F1 0B1"], "0F1 stands on rank 1, but stage 0 is on rank 0; move it there."),
@@ -109,8 +130,8 @@ def test_a_refusal_names_the_action(ranks: Sequence[str], told: str) -> None:
             "0F on rank 0 has no micro-batch; write words like 2F0, 2B0, 2SEND_F0 or 2REDUCE_GRAD.",
         ),
         (
-            Action(0, Kind.REDUCE, 2),
-            "0REDUCE_GRAD2 on rank 0 has a micro-batch; write words like 2F0, 2B0, 2SEND_F0 or 2REDUCE_GRAD.",
+            Action(0, Kind.GATHER, 2),
+            "0UNSHARD2 on rank 0 has a micro-batch; write words like 2F0, 2B0, 2SEND_F0 or 2REDUCE_GRAD.",
         ),
         (
             Action(-1, Kind.FORWARD, 0),

@@ -29,6 +29,15 @@ def test_the_last_backward_is_cut_and_each_block_reduced_at_once(
     assert printed(with_reductions(one_f_one_b(1, num_microbatches), [num_blocks])) == [expected]
 
 
+def test_each_backward_may_be_reduced() -> None:
+    assert printed(with_reductions(one_f_one_b(1, 2), [2], of_each_microbatch=True)) == [
+        "0F0 0B0/1 0REDUCE_GRAD0/1 0B0/0 0REDUCE_GRAD0/0 0F1 0B1/1 0REDUCE_GRAD1/1 0B1/0 0REDUCE_GRAD1/0"
+    ]
+    assert printed(with_reductions(one_f_one_b(1, 2), [2], at_end=[(0, 0)], of_each_microbatch=True)) == [
+        "0F0 0B0/1 0REDUCE_GRAD0/1 0B0/0 0F1 0B1/1 0REDUCE_GRAD1/1 0B1/0 0REDUCE_GRAD/0"
+    ]
+
+
 def test_the_last_half_for_the_weights_is_cut() -> None:
     assert printed(with_reductions(zb_h1(2, 1), [2, 1])) == [
         "0F0 0I0 0W0/1 0REDUCE_GRAD/1 0W0/0 0REDUCE_GRAD/0",
