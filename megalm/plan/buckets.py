@@ -29,11 +29,15 @@ def local_tensors(shape: DecoderShape, tp_size: int, tp_rank: int) -> list[list[
     return [[table, *positions], *[layer] * shape.num_layers, norm if shape.tied else [*norm, table]]
 
 
-def bucket_elements(shape: DecoderShape, tp_size: int, shard_size: int) -> list[int]:
-    """Return the elements of each block's bucket: room for the largest slice of any tensor rank, in equal shares."""
+def rooms(shape: DecoderShape, tp_size: int) -> list[list[int]]:
+    """Return the room of each trainable tensor, block by block: that of the largest slice of any tensor rank."""
     by_rank = [local_tensors(shape, tp_size, rank) for rank in range(tp_size)]
-    rooms = [sum(aligned(max(sizes)) for sizes in zip(*blocks, strict=True)) for blocks in zip(*by_rank, strict=True)]
-    return [in_shares(room, shard_size) for room in rooms]
+    return [[aligned(max(sizes)) for sizes in zip(*blocks, strict=True)] for blocks in zip(*by_rank, strict=True)]
+
+
+def bucket_elements(shape: DecoderShape, tp_size: int, shard_size: int) -> list[int]:
+    """Return the elements of each block's bucket, in equal shares."""
+    return [in_shares(sum(sizes), shard_size) for sizes in rooms(shape, tp_size)]
 
 
 def in_shares(elements: int, shard_size: int) -> int:

@@ -140,3 +140,4 @@ def _draw(
     for bucket in (bucket for held in buckets.values() for bucket in held):
         for owned in bucket.owned():
             initialize_box(owned.view(bucket.owned_values), owned.slot.spec, seed, positions, owned.box.offsets)
+        bucket.round_values()

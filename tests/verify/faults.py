@@ -326,8 +326,8 @@ def _stale_values() -> Any:
     original = Exchange._collect
 
     def collect(self: Exchange, bucket: Bucket) -> None:
-        kept = vars(self).setdefault("stale", {}).setdefault(bucket, bucket.owned_values.clone())
-        original(self, replace(bucket, owned_values=kept))
+        kept = vars(self).setdefault("stale", {}).setdefault(bucket, bucket.shard.clone())
+        original(self, replace(bucket, shard=kept))
         self._gathering[bucket] = self._gathering.popitem()[1]
 
     return mock.patch.object(Exchange, "_collect", collect)

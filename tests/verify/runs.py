@@ -123,7 +123,11 @@ def ledger_of_rank(context: RankContext, config: RunConfig) -> Ledger:
     mesh = Mesh.build(config.layout, ledger=ledger, timeout_s=30)
     state = build_state(config, mesh)
     ledger.entries.clear()
-    settings = {"seq_length": config.train.seq_length, "global_batch_size": config.train.global_batch_size}
-    source = TrainingData(config.data, **settings, vocab_size=VOCAB_SIZE, seed=config.run.seed)
-    train_step(state, Feed(config, mesh, source, objective_of(config)).training_step(0))
+    train_step(state, Feed(config, mesh, windows_of(config), objective_of(config)).training_step(0))
     return ledger
+
+
+def windows_of(config: RunConfig) -> TrainingData:
+    """Return the samples of a run of these tests."""
+    settings = {"seq_length": config.train.seq_length, "global_batch_size": config.train.global_batch_size}
+    return TrainingData(config.data, **settings, vocab_size=VOCAB_SIZE, seed=config.run.seed)

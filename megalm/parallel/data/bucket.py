@@ -70,7 +70,8 @@ class Bucket:
         values: of all parameters, in their dtype.
         gradients: of all parameters, at least float32: the sums of a step, or since they were last reduced.
         span: the range that this rank owns.
-        owned_values: this range of the values.
+        shard: this range of the values, in their dtype.
+        owned_values: the same, at least float32, as the optimizer updates it; of 16-bit parameters a master copy.
         owned_gradients: this range of the gradients, summed over all ranks when a step is reduced.
         zero_stage: 0 to 3.
     """
@@ -79,9 +80,15 @@ class Bucket:
     values: ValueMemory
     gradients: GradientMemory
     span: slice
+    shard: Tensor
     owned_values: Tensor
     owned_gradients: Tensor
     zero_stage: int
+
+    def round_values(self) -> None:
+        """Make the values of the owned range what the optimizer has, in the parameters' dtype."""
+        if self.shard is not self.owned_values:
+            self.shard.copy_(self.owned_values)
 
     def owned(self) -> Iterator[Owned]:
         """Yield what this rank owns, in the order of the slots."""
@@ -140,6 +147,7 @@ def make_bucket(
     if zero_stage < 3:
         values.tensor.zero_()
     span = slice(position * share, (position + 1) * share)
+    shard_values = values.tensor[span] if zero_stage < 3 else torch.zeros(share, device=device, dtype=dtype)
     slots = tuple(
         Slot(parameter, spec_of(parameter), start, start + parameter.numel(), end)
         for parameter, start, end in zip(ordered, starts[:-1], starts[1:], strict=True)
@@ -149,13 +157,15 @@ def make_bucket(
         values,
         gradients,
         span,
-        values.tensor[span] if zero_stage < 3 else torch.zeros(share, device=device, dtype=dtype),
+        shard_values,
+        shard_values if dtype == sum_dtype else torch.zeros(share, device=device, dtype=sum_dtype),
         gradients.tensor[span] if zero_stage < 2 else torch.zeros(share, device=device, dtype=sum_dtype),
         zero_stage,
     )
     for owned in bucket.owned():
         if not owned.slot.parameter.is_meta:
             owned.view(bucket.owned_values).copy_(owned.slot.parameter.data[owned.box.slices()])
+    bucket.round_values()
     for slot in slots:
         if not slot.parameter.is_meta and zero_stage < 3:
             slot.view(values.tensor).copy_(slot.parameter.data)

@@ -117,6 +117,8 @@ class Exchange:
 
     def publish(self) -> None:
         """Give updated values to all ranks that keep them: each rank has changed what it owns."""
+        for bucket in self._buckets:
+            bucket.round_values()
         handles = [
             (bucket, collectives.all_gather_in_place_async(bucket.values.tensor, self._shard))
             for bucket in self._buckets
@@ -130,7 +132,7 @@ class Exchange:
             return
         bucket.values.take()
         with bucket.values.unseen():
-            bucket.values.tensor[bucket.span] = bucket.owned_values
+            bucket.values.tensor[bucket.span] = bucket.shard
             self._gathering[bucket] = collectives.all_gather_in_place_async(bucket.values.tensor, self._shard)
 
     def _sum_over_model(self, bucket: Bucket, gradients: Tensor) -> None:

@@ -1,0 +1,107 @@
+"""The bytes of parameters, gradients and optimizer state that a rank keeps, in closed form.
+
+With Psi parameters over N data-parallel ranks, in float32 with two moments: 16 Psi at stage 0, 8 Psi + 8 Psi / N at 1,
+4 Psi + 12 Psi / N at 2, 16 Psi / N at 3; with 16-bit parameters, whose master copy and gradient sums are float32:
+18 Psi, 6 Psi + 12 Psi / N, 2 Psi + 16 Psi / N, 18 Psi / N (Rajbhandari et al. 2020, section 5). No torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megalm.models.decoder_shape import DecoderShape
+from megalm.plan.buckets import in_shares, rooms
+from megalm.plan.data_exchange import Sharing
+
+
+@dataclass(frozen=True)
+class KeptBytes:
+    """What a rank keeps between steps; of its buckets' padding it keeps as much, in proportion.
+
+    Args:
+        parameters: the values that the model reads.
+        gradients: their sums.
+        optimizer: what the update rule keeps, and the master copy of 16-bit parameters.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.parameters + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True)
+class ElementBytes:
+    """Bytes of one element.
+
+    Args:
+        value: of a parameter.
+        total: of a gradient sum, of a moment and of the master copy: at least four.
+        num_moments: tensors that the update rule keeps.
+    """
+
+    value: int
+    total: int
+    num_moments: int
+
+    @property
+    def state(self) -> int:
+        """Bytes of the optimizer for one parameter."""
+        return self.total * (self.num_moments + (self.value < self.total))
+
+
+def kept_bytes(num_elements: int, sharing: Sharing, size: ElementBytes) -> KeptBytes:
+    """Return what a rank keeps of ``num_elements`` parameters, which the shard size divides.
+
+    Args:
+        num_elements: with or without padding.
+        sharing: the ZeRO stage and its ranks.
+        size: of one element.
+    """
+    share = num_elements // sharing.shard_size
+    values = num_elements if sharing.stage < 3 else share
+    gradients = num_elements if sharing.stage < 2 else share
+    return KeptBytes(values * size.value, gradients * size.total, share * size.state)
+
+
+def window_bytes(largest: Sequence[int], sharing: Sharing, size: ElementBytes) -> int:
+    """Return the most bytes beside ``kept_bytes`` that whole buckets take for a while in a step.
+
+    From stage 2 on the gradients of two blocks are being summed while those of a third are made, each with what comes
+    in from the other ranks; at stage 3 the values of a block and of those gathered ahead are whole too.
+
+    Args:
+        largest: the elements of the rank's buckets.
+        sharing: the ZeRO stage and its ranks.
+        size: of one element.
+    """
+    sizes = sorted(largest, reverse=True)
+    gradients = sum(sizes[:3]) + sum(sizes[:2]) if sharing.stage >= 2 else 0
+    values = sum(sizes[: sharing.prefetch + 2]) if sharing.stage == 3 else 0
+    return gradients * size.total + values * size.value
+
+
+def buckets_of_rank(
+    shape: DecoderShape, tp_size: int, shard_size: int, blocks: Sequence[int], *, apart: bool = False
+) -> list[int]:
+    """Return the elements of each bucket of a rank, padding included.
+
+    Args:
+        shape: the model.
+        tp_size: tensor-parallel ranks.
+        shard_size: ranks that own a part each.
+        blocks: numbers of the blocks that the rank holds: 0 the embedding, then the layers, then the head.
+        apart: whether a tied table lies in a bucket of its own, since two ranks of the pipeline hold a copy.
+    """
+    found = []
+    for block in blocks:
+        sizes = rooms(shape, tp_size)[block]
+        if apart and shape.tied and block in (0, shape.num_layers + 1):
+            table = rooms(shape, tp_size)[0][0]
+            found += [sum(sizes[1:] if block == 0 else sizes), table]
+        else:
+            found.append(sum(sizes))
+    return [in_shares(elements, shard_size) for elements in found]
