@@ -17,7 +17,7 @@ ONLY: Mapping[str, Any] = {
 """Keys of which one value is built."""
 
 NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "train.precision": ("fp32", ("bf16", "fp16", "fp8")),
+    "train.precision": ("bf16", ("fp8",)),
     "optimizer.name": ("adamw", ("lamb", "sgd", "adamw8bit")),
     "objective.name": ("clm", ("mlm_nsp", "seq2seq", "rtd", "instruct", "multitask")),
 }

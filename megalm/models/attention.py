@@ -13,6 +13,7 @@ from megalm.models.decoder_shape import DecoderShape
 from megalm.models.rotary import Rotary
 from megalm.parallel.tensor.heads import HeadCut
 from megalm.parallel.tensor.linear import ColumnParallelLinear, RowParallelLinear, column_products
+from megalm.parallel.tensor.product import widened
 
 
 class Attention(nn.Module):
@@ -77,12 +78,12 @@ class Attention(nn.Module):
         if self.key_of_query != list(range(k_bshd.shape[2])):
             heads = torch.tensor(self.key_of_query, device=x.device)
             k_bshd, v_bshd = k_bshd.index_select(2, heads), v_bshd.index_select(2, heads)
-        out_bshd = self._core(q_bshd, k_bshd, v_bshd, batch)
+        out_bshd = self._core(q_bshd, k_bshd, v_bshd, batch).to(x.dtype)
         rows: Tensor = self.o_proj(out_bshd.reshape(b * s, -1))
         return rows
 
     def _core(self, q_bshd: Tensor, k_bshd: Tensor, v_bshd: Tensor, batch: MicroBatch) -> Tensor:
-        q_bhsd, k_bhsd, v_bhsd = (t.transpose(1, 2) for t in (q_bshd, k_bshd, v_bshd))
+        q_bhsd, k_bhsd, v_bhsd = (widened(t).transpose(1, 2) for t in (q_bshd, k_bshd, v_bshd))
         if self.training and self.dropout > 0:
             return self._core_with_dropout(q_bhsd, k_bhsd, v_bhsd, batch).transpose(1, 2)
         if batch.documents_bs is None:

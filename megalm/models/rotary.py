@@ -40,4 +40,5 @@ class Rotary(nn.Module):
         cos = self.cos_pd[positions_bs].unsqueeze(2)
         sin = self.sin_pd[positions_bs].unsqueeze(2)
         first, second, rest = x_bshd[..., :half], x_bshd[..., half : 2 * half], x_bshd[..., 2 * half :]
-        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], -1)
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        return torch.cat([*(part.to(x_bshd.dtype) for part in turned), rest], -1)

@@ -52,11 +52,17 @@ class Optimizer:
             collectives.all_reduce(total, axis, scalar=True)
         return math.sqrt(total.item())
 
-    def clip(self) -> float:
-        """Scale all gradients so that their global norm is at most the configured one; return the norm before."""
-        norm = self.grad_norm()
-        scale = self._clip_grad_norm / (norm + CLIP_EPS)
-        if self._clip_grad_norm and math.isfinite(norm) and scale < 1:
+    def clip(self, loss_scale: float = 1.0) -> float:
+        """Scale all gradients so that their global norm is at most the configured one; return the norm before.
+
+        Args:
+            loss_scale: the gradients are so many times too large.
+        """
+        norm = self.grad_norm() / loss_scale
+        scale = 1 / loss_scale
+        if self._clip_grad_norm:
+            scale *= min(1.0, self._clip_grad_norm / (norm + CLIP_EPS))
+        if math.isfinite(norm) and scale != 1:
             for bucket in self.buckets:
                 bucket.owned_gradients.mul_(scale)
         return norm

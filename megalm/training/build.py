@@ -9,6 +9,7 @@ from megalm import registry
 from megalm.mesh import Axis, Mesh
 from megalm.optim.adamw import AdamW
 from megalm.optim.config import OptimizerConfig
+from megalm.optim.loss_scale import LossScale
 from megalm.optim.lr_schedule import lr_schedule
 from megalm.optim.optimizer import Optimizer
 from megalm.optim.rule import UpdateRule
@@ -41,6 +42,7 @@ class TrainingState:
         engine: executes it.
         optimizer: clips and updates.
         lr_schedule: learning rate of a 0-based step.
+        loss_scale: what the loss is multiplied by before the backward.
         step: steps done.
     """
 
@@ -53,6 +55,7 @@ class TrainingState:
     engine: Engine
     optimizer: Optimizer
     lr_schedule: Callable[[int], float]
+    loss_scale: LossScale
     step: int = 0
 
 
@@ -101,7 +104,8 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
         clip_grad_norm=config.optimizer.clip_grad_norm,
     )
     schedule = lr_schedule(config.lr_schedule, config.optimizer.lr, config.train.steps)
-    return TrainingState(mesh, part.model, part.held, buckets, exchange, programs, engine, optimizer, schedule)
+    scale = LossScale.of(config.train.precision)
+    return TrainingState(mesh, part.model, part.held, buckets, exchange, programs, engine, optimizer, schedule, scale)
 
 
 def _holders(config: RunConfig) -> list[int]:

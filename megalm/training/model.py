@@ -20,7 +20,7 @@ from megalm.run_config import RunConfig
 from megalm.training.held import Held, check_blocks
 
 Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class OneBlock(nn.Module):
@@ -117,7 +117,8 @@ def _place(held: Held, config: RunConfig, mesh: Mesh, shard: Axis) -> dict[tuple
     for module in held.modules():
         for name, buffer in module.named_buffers(recurse=False):
             moved = torch.empty_like(buffer, device=mesh.device) if buffer.is_meta else buffer.to(mesh.device)
-            setattr(module, name, moved.to(dtype) if buffer.is_floating_point() else moved)
+            wide = torch.promote_types(dtype, torch.float32)  # tables and statistics stay exact beside 16-bit values
+            setattr(module, name, moved.to(wide) if buffer.is_floating_point() else moved)
     fill_tables(held.modules())
     _draw(buckets, frozen, config.run.seed, model_positions(mesh))
     return buckets

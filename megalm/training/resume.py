@@ -101,6 +101,7 @@ def facts(state: TrainingState, config: RunConfig) -> dict[str, Any]:
     return {
         "step": state.step,
         "updates": state.optimizer.updates,
+        "loss_scale": {"value": state.loss_scale.value, "calm_steps": state.loss_scale.calm_steps},
         "config": config.model_dump(mode="json", by_alias=True),
     }
 
@@ -111,6 +112,8 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
     state.exchange.publish()
     state.step = int(checkpoint.facts["step"])
     state.optimizer.updates = int(checkpoint.facts["updates"])
+    for name, value in checkpoint.facts.get("loss_scale", {}).items():  # format 1 without it had no float16
+        setattr(state.loss_scale, name, value)
 
 
 def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:

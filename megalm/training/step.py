@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,20 +40,23 @@ def train_step(
     Args:
         state: changed in place.
         microbatches: this rank's share of the global batch.
-        skip_non_finite: whether a step whose loss or gradient is not finite is skipped, not an error.
+        skip_non_finite: whether a step whose loss or gradient is not finite is skipped, not an error. One that a
+            smaller loss scale may mend is skipped in any case.
 
     Raises:
         TrainingError: the loss or a gradient is not finite; the parameter is named, on every rank alike.
     """
     state.exchange.zero()
-    program = state.programs.training(len(microbatches))
-    loss, learned = _over_ranks(state, state.engine.run(program, microbatches), microbatches)
-    grad_norm = state.optimizer.clip()
+    program, scale = state.programs.training(len(microbatches)), state.loss_scale.value
+    scaled = [replace(microbatch, loss_scale=scale * microbatch.loss_scale) for microbatch in microbatches]
+    loss, learned = _over_ranks(state, state.engine.run(program, scaled) / scale, microbatches)
+    grad_norm = state.optimizer.clip(scale)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
-    if not finite and not skip_non_finite:
+    if not finite and not state.loss_scale.overflows() and not skip_non_finite:
         raise TrainingError(_what_is_not_finite(state, loss))
     lr = state.lr_schedule(state.step)
     if finite and learned:
+        state.loss_scale.succeeds()
         state.optimizer.step(lr)
         state.exchange.publish()
     state.step += 1

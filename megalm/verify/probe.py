@@ -88,9 +88,9 @@ class _Recorded(Optimizer):
         vars(self).update(vars(inner))
         self._record = record
 
-    def clip(self) -> float:
+    def clip(self, loss_scale: float = 1.0) -> float:
         self._record()
-        return super().clip()
+        return super().clip(loss_scale)
 
 
 def thinned(objective: Callable[..., MicroBatch]) -> Callable[..., MicroBatch]:

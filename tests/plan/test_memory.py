@@ -64,6 +64,16 @@ def test_what_a_rank_holds_is_the_closed_form(ranks: RankPool, model: str, layou
     assert 0 <= padding < 0.05 * sum(sizes) or config.layout.tp > 1
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_16_bit_parameters_have_a_master_copy(ranks: RankPool, precision: str, stage: int) -> None:
+    config = run_file(NEOX, layout={"dp": 2}, zero={"stage": stage}, train={"precision": precision})
+    sizes = buckets_of_rank(DecoderShape.of(config.model), 1, config.shard_size, range(4))
+    sharing = Sharing(2, config.zero_stage, config.shard_size)
+    for measured, _ in ranks.run(2, held, config, 1):
+        assert measured == kept_bytes(sum(sizes), sharing, ElementBytes(2, 4, 2))
+
+
 @pytest.mark.parametrize("stage", [0, 3])
 def test_a_tied_table_on_two_ranks_lies_apart(ranks: RankPool, stage: int) -> None:
     config = run_file(GPT2, layout={"pp": 2, "dp": 2}, zero={"stage": stage}, train={"micro_batch_size": 2})

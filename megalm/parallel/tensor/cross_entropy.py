@@ -14,6 +14,7 @@ from megalm import collectives
 from megalm.batch import IGNORED
 from megalm.mesh import Axis
 from megalm.parallel.tensor.gradient import add_product
+from megalm.parallel.tensor.product import product, widened
 from megalm.parallel.tensor.region import Region
 from megalm.parallel.tensor.vocab import CHUNK_TOKENS, vocab_ranges
 from megalm.param_spec import Init, ParamSpec, Split
@@ -56,11 +57,12 @@ class _HeadLoss(torch.autograd.Function):
         loss = whole.new_zeros((), dtype=torch.promote_types(whole.dtype, torch.float32))
         dx = torch.empty_like(whole) if learn else None
         weight_gradient: Tensor | None = None
-        buffer = whole.new_empty(min(CHUNK_TOKENS, len(labels)), weight.shape[0])
+        wide_weight = widened(weight)
+        buffer = wide_weight.new_empty(min(CHUNK_TOKENS, len(labels)), weight.shape[0])
         for first in range(0, len(labels), CHUNK_TOKENS):
             part = slice(first, first + CHUNK_TOKENS)
             count = min(CHUNK_TOKENS, len(labels) - first)
-            logits = torch.mm(whole[part], weight.t(), out=buffer[:count]).to(loss.dtype)
+            logits = torch.mm(widened(whole[part]), wide_weight.t(), out=buffer[:count]).to(loss.dtype)
             rows = ROWS_IN_CACHE if region.axis.size == 1 else count  # over ranks each piece costs two collectives
             for piece, begin in zip(torch.split(logits, rows), range(first, first + count, rows), strict=True):
                 at = slice(begin, begin + len(piece))
@@ -72,10 +74,13 @@ class _HeadLoss(torch.autograd.Function):
             if dx is None:
                 continue
             gradient = logits.to(whole.dtype)
-            torch.mm(gradient, weight, out=dx[part])
+            if whole.dtype == wide_weight.dtype:
+                torch.mm(gradient, weight, out=dx[part])
+            else:
+                dx[part] = widened(gradient) @ wide_weight
             if weight.requires_grad:
-                product = add_product(weight, gradient, whole[part])
-                weight_gradient = product if weight_gradient is None or product is None else weight_gradient + product
+                made = add_product(weight, gradient, whole[part])
+                weight_gradient = made if weight_gradient is None or made is None else weight_gradient + made
         ctx.region, ctx.is_summed = region, weight.requires_grad and weight_gradient is None
         ctx.save_for_backward(dx, weight_gradient)
         return loss * scale
@@ -139,4 +144,4 @@ class VocabParallelHead(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return this rank's columns of the logits [whole rows, local vocabulary] of rows ``x``."""
-        return self.region.whole_rows(x) @ self.weight.t()
+        return product(self.region.whole_rows(x), self.weight.t())

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
+
+from megalm.parallel.tensor.product import add_product_to, product
 
 
 def gradient_sum(parameter: Tensor) -> Tensor | None:
@@ -31,9 +32,6 @@ def add_product(weight: Tensor, dy_to: Tensor, x_ti: Tensor) -> Tensor | None:
     """
     total = gradient_sum(weight)
     if total is None:
-        return dy_to.t() @ x_ti
-    if total.dtype == dy_to.dtype:
-        torch.addmm(total, dy_to.t(), x_ti, out=total)
-    else:
-        total.add_(dy_to.t() @ x_ti)
+        return product(dy_to.t(), x_ti)
+    add_product_to(total, dy_to.t(), x_ti)
     return None

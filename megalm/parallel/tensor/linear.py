@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from megalm.mesh import Axis
 from megalm.parallel.tensor.gradient import add_gradient, add_product
+from megalm.parallel.tensor.product import product, widened
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parameters import new_parameter
@@ -47,10 +48,7 @@ class _ColumnProducts(torch.autograd.Function):
         ctx.region, ctx.weights, ctx.biases = region, weights, biases
         ctx.save_for_backward(x)
         whole = region.whole_rows(x)
-        return tuple(
-            whole @ weight.t() if bias is None else torch.addmm(bias, whole, weight.t())
-            for weight, bias in zip(weights, biases, strict=True)
-        )
+        return tuple(product(whole, weight.t(), bias) for weight, bias in zip(weights, biases, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
@@ -63,10 +61,10 @@ class _ColumnProducts(torch.autograd.Function):
         whole, gathering = region.whole_rows_async(x) if learned and not later else (x, None)
         dx, summing = None, None
         if ctx.needs_input_grad[0]:
-            dx = gradients[0] @ ctx.weights[0]
+            wide = widened(gradients[0]) @ widened(ctx.weights[0])
             for gradient, weight in zip(gradients[1:], ctx.weights[1:], strict=True):
-                dx.addmm_(gradient, weight)
-            dx, summing = region.sum_to_rows_async(dx)
+                wide.addmm_(widened(gradient), widened(weight))
+            dx, summing = region.sum_to_rows_async(wide.to(x.dtype))
         if gathering is not None:
             gathering.wait()
         made = {} if later else WeightProducts(whole, None, learned)()
@@ -88,8 +86,8 @@ class _RowProduct(torch.autograd.Function):
         ctx.region, ctx.weight, ctx.bias, ctx.num_rows = region, weight, bias, x.shape[0]
         ctx.save_for_backward(x)
         if region.axis.size == 1 and bias is not None:
-            return torch.addmm(bias, x, weight.t())
-        rows = region.sum_to_rows(x @ weight.t())
+            return product(x, weight.t(), bias)
+        rows = region.sum_to_rows(product(x, weight.t()))
         return rows if bias is None else rows.add_(bias)
 
     @staticmethod
@@ -100,11 +98,11 @@ class _RowProduct(torch.autograd.Function):
         if ctx.bias is not None and ctx.bias.requires_grad:
             bias_gradient = add_gradient(ctx.bias, gradients[0].sum(0))
         whole = region.whole_rows(gradients[0])[: ctx.num_rows]
-        dx = whole @ ctx.weight if ctx.needs_input_grad[0] else None
+        dx = product(whole, ctx.weight) if ctx.needs_input_grad[0] else None
         weight_gradient = None
         if ctx.weight.requires_grad:
-            product = WeightProducts(x, None, [(ctx.weight, whole)])
-            weight_gradient = None if put_off([ctx.weight], product) else product()[ctx.weight]
+            work = WeightProducts(x, None, [(ctx.weight, whole)])
+            weight_gradient = None if put_off([ctx.weight], work) else work()[ctx.weight]
         return dx, None, weight_gradient, bias_gradient
 
 
