@@ -202,10 +202,8 @@ def test_a_model_of_ones_own_reads_its_sizes_as_it_likes(small: Path) -> None:
     [
         "layout.cp=2",
         "layout.ep=2",
-        "zero.stage=1",
         "zero.backend=fsdp2",
         "recompute.mode=full",
-        "train.precision=bf16",
         "train.precision=fp8",
         "objective.name=mlm_nsp",
         "optimizer.name=lamb",
@@ -226,6 +224,26 @@ def test_settings_without_effect_are_told(small: Path) -> None:
     ]
     used = RunConfig.load(small, ["tensor.sequence_parallel=true", "layout.tp=2", "train.stop_after=10"])
     assert used.without_effect() == []
+
+
+def test_zero_has_an_effect_where_there_is_somebody_to_share_with(small: Path) -> None:
+    for overrides, stage, size, told in (
+        (["zero.stage=2"], 0, 1, ["zero.stage=2 has no effect: layout.dp is 1."]),
+        (["zero.stage=2", "layout.dp=2"], 2, 2, []),
+        (["zero.stage=3", "layout.dp=4", "zero.shard_size=2"], 3, 2, []),
+        (
+            ["zero.stage=3", "layout.dp=4", "zero.shard_size=1"],
+            0,
+            1,
+            ["zero.stage=3 has no effect: zero.shard_size is 1."],
+        ),
+        (["layout.dp=2", "zero.shard_size=2"], 0, 1, ["zero.shard_size=2 has no effect: zero.stage is 0."]),
+    ):
+        config = RunConfig.load(small, overrides)
+        assert (config.zero_stage, config.shard_size, config.without_effect()) == (stage, size, told)
+    assert refusal(small, "zero.stage=1", "layout.dp=4", "zero.shard_size=3").startswith(
+        "zero.shard_size=3 does not divide the 4 data-parallel ranks"
+    )
 
 
 def test_every_key_tells_its_consequence() -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megalm.errors import UserError
 from megalm.layout import Layout
-from megalm.verify.command import show, verify
+from megalm.verify.command import show
 from megalm.verify.compare import Finding
 from tests.verify.runs import LLAMA, run_file
 
@@ -53,11 +52,6 @@ def test_a_planted_fault_exits_1_and_names_the_tensor(path: Path, fault: str) ->
     assert "the layout changes the result" in done.stdout
     assert FAULTS[fault] in done.stdout
     assert "ParamSpec(" in done.stdout
-
-
-def test_precisions_that_are_not_built_are_refused() -> None:
-    with pytest.raises(UserError, match="bf16"):
-        verify(run_file(LLAMA), precision="bf16")
 
 
 def test_the_first_disagreement_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,9 +90,14 @@ def test_accumulation_does_not_change_the_result(model: str, micro_batch_size: i
     assert [finding for finding in findings if not finding.agrees] == []
 
 
-def test_fp32_agrees_within_its_rounding(ranks: RankPool) -> None:
-    sections = {"train": {"precision": "fp32", "micro_batch_size": 4}}
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_layout_agrees_within_the_rounding_of_the_dtype(ranks: RankPool, precision: str) -> None:
+    sections = {"train": {"precision": precision, "micro_batch_size": 4}}
     reference = seen_alone(run_file(GPT2, **sections))
-    seen = ranks.run(4, seen_by_rank, run_file(GPT2, **sections, layout={"dp": 2, "tp": 2}))
-    findings = compare(reference, seen, Tolerance.of("fp32"), 1e-2)
+    sound, faulty = (
+        ranks.run(4, seen_by_rank, run_file(GPT2, **sections, layout={"dp": 2, "tp": 2}), fault)
+        for fault in (None, "gradients averaged twice")
+    )
+    findings = compare(reference, sound, Tolerance.of(precision), 1e-2)
     assert [finding for finding in findings if not finding.agrees] == []
+    assert [finding for finding in compare(reference, faulty, Tolerance.of(precision), 1e-2) if not finding.agrees]
