@@ -57,7 +57,10 @@ class Exchange:
         self._own = buckets
         self._buckets = [bucket for held in buckets.values() for bucket in held]
         self._shard, self._replicas, self._axes = shard, replicas, axes
-        self._used = {place: [*held, *uses.get(place, ())] for place, held in buckets.items()}
+        self._used = {
+            place: [bucket for bucket in (*held, *uses.get(place, ())) if bucket.zero_stage == 3 and bucket.slots]
+            for place, held in buckets.items()
+        }
         copies = {slot.spec.name: bucket for bucket in self._buckets for slot in bucket.slots if slot.spec.name in ties}
         self._copies = [(copies[name], axis) for name, axis in ties.items()]
         self._running: deque[_Running] = deque()
@@ -128,8 +131,6 @@ class Exchange:
             handle.wait()
 
     def _collect(self, bucket: Bucket) -> None:
-        if not bucket.slots:
-            return
         bucket.values.take()
         with bucket.values.unseen():
             bucket.values.tensor[bucket.span] = bucket.shard

@@ -161,3 +161,51 @@ def test_tied_copies_are_summed_once_when_all_else_is_done(ranks: RankPool) -> N
     first, middle, last = ranks.run(3, tied)
     assert middle == [None, None]
     assert [float(tensor.mean()) for tensor in (*first, *last) if tensor is not None] == [1, 101, 100, 101]
+
+
+def shared(context: RankContext, stage: int, shard_size: int) -> dict[str, Tensor]:
+    """Sum two micro-batches' gradients at a ZeRO stage, the second begun while the first is under way.
+
+    Returns:
+        What this rank owns of each parameter's gradient, NaN elsewhere; and of its values, after each rank has written
+        its number into what it owns and all have been gathered.
+    """
+    mesh = Mesh.build(Layout(dp=context.num_ranks), timeout_s=20)
+    shard, replicas = mesh.shards(shard_size)
+    parameters = [new_parameter(spec, {}) for spec in (SPECS[0], SPECS[1])]
+    bucket = make_bucket(parameters, mesh.device, torch.float64, shard=shard, zero_stage=stage)
+    engine = Exchange({(0, 0): [bucket]}, shard, replicas, {"tp": mesh.tp})
+    engine.zero()
+    for microbatch in (1, 2):
+        for slot in bucket.slots:
+            sum_of(slot.parameter).add_(microbatch * local_gradient(slot.spec, mesh.rank, 0))
+        if stage >= 2 or microbatch == 2:
+            engine.reduce((0, 0))
+    engine.finish()
+    found = {f"{slot.spec.name} gradient": torch.full(slot.spec.shape, torch.nan).double() for slot in bucket.slots}
+    for owned in bucket.owned():
+        found[f"{owned.slot.spec.name} gradient"][owned.box.slices()] = owned.view(bucket.owned_gradients)
+    bucket.owned_values.fill_(shard.rank)
+    engine.publish()
+    engine.gather((0, 0))
+    engine.ready((0, 0))
+    found |= {slot.spec.name: slot.parameter.detach().clone() for slot in bucket.slots}
+    engine.release((0, 0))
+    assert bucket.values.num_bytes == (0 if stage == 3 else bucket.values.tensor.numel() * 8)
+    return found
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize(("num_ranks", "shard_size"), [(2, 2), (3, 3), (4, 2)])
+def test_each_rank_has_the_sum_of_what_it_owns_and_all_get_its_values(
+    ranks: RankPool, stage: int, num_ranks: int, shard_size: int
+) -> None:
+    seen = ranks.run(num_ranks, shared, stage, shard_size)
+    for spec in (SPECS[0], SPECS[1]):
+        whole = torch.stack([3 * local_gradient(spec, rank, 0) for rank in range(num_ranks)]).sum(0)
+        parts = torch.stack([found[f"{spec.name} gradient"] for found in seen])
+        owners = parts.isfinite()
+        assert (owners.sum(0) == num_ranks // shard_size).all()
+        assert torch.equal(parts.nan_to_num().sum(0), whole * (num_ranks // shard_size))
+        for found in seen:
+            assert torch.equal(found[spec.name], owners[:shard_size].double().argmax(0).double())
