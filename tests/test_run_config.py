@@ -206,7 +206,7 @@ def test_a_model_of_ones_own_reads_its_sizes_as_it_likes(small: Path) -> None:
         "recompute.mode=full",
         "train.precision=fp8",
         "objective.name=mlm_nsp",
-        "optimizer.name=lamb",
+        "optimizer.name=adamw8bit",
         "run.max_restarts=1",
         "run.check_replicas=10",
     ],
@@ -244,6 +244,19 @@ def test_zero_has_an_effect_where_there_is_somebody_to_share_with(small: Path) -
     assert refusal(small, "zero.stage=1", "layout.dp=4", "zero.shard_size=3").startswith(
         "zero.shard_size=3 does not divide the 4 data-parallel ranks"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        (["optimizer.name=sgd", "optimizer.betas=[0.8, 0.9]", "optimizer.momentum=0.5"], ["betas"]),
+        (["optimizer.momentum=0.5", "optimizer.betas=[0.8, 0.9]", "optimizer.eps=1e-5"], ["momentum"]),
+        (["optimizer.name=examples.own_optimizer:RmsProp", "optimizer.momentum=0.5"], []),
+    ],
+)
+def test_what_an_update_rule_does_not_read_is_told(small: Path, settings: list[str], keys: list[str]) -> None:
+    told = RunConfig.load(small, settings).without_effect()
+    assert [sentence.partition("=")[0] for sentence in told] == [f"optimizer.{key}" for key in keys]
 
 
 def test_every_key_tells_its_consequence() -> None:

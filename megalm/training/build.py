@@ -13,6 +13,7 @@ from megalm.optim.loss_scale import LossScale
 from megalm.optim.lr_schedule import lr_schedule
 from megalm.optim.optimizer import Optimizer
 from megalm.optim.rule import UpdateRule
+from megalm.optim.sgd import Sgd
 from megalm.parallel.data.bucket import Bucket
 from megalm.parallel.data.exchange import Exchange
 from megalm.parallel.pipeline.engine import Engine
@@ -25,7 +26,7 @@ from megalm.training.model import Part, build_part, model_positions
 from megalm.training.programs import Programs, rank_of_stage
 from megalm.weight_half import WeightHalf
 
-RULES: Mapping[str, Callable[[OptimizerConfig], UpdateRule]] = {"adamw": AdamW}
+RULES: Mapping[str, Callable[[OptimizerConfig], UpdateRule]] = {"adamw": AdamW, "sgd": Sgd}
 
 
 @dataclass
