@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 
@@ -67,3 +68,25 @@ def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[Box]:
 def _in_row(shape: Sequence[int], row: int, start: int, stop: int) -> Iterator[Box]:
     for box in boxes(shape[1:], start, stop):
         yield Box((row, *box.offsets), (1, *box.sizes))
+
+
+def runs(shape: Sequence[int], part: Sequence[slice]) -> Iterator[tuple[int, int]]:
+    """Yield, in order, the flat ranges ``(start, stop)`` that make up a part of a tensor of ``shape``.
+
+    Args:
+        shape: of the tensor.
+        part: where the part lies along each dim.
+    """
+    cut = len(shape)
+    while cut and part[cut - 1] == slice(0, shape[cut - 1]):
+        cut -= 1
+    inner = prod(shape[cut:])
+    if not cut:
+        yield 0, inner
+        return
+    last = part[cut - 1]
+    for outer in product(*(range(each.start, each.stop) for each in part[: cut - 1])):
+        row = 0
+        for index, size in zip(outer, shape[: cut - 1], strict=True):
+            row = row * size + index
+        yield (row * shape[cut - 1] + last.start) * inner, (row * shape[cut - 1] + last.stop) * inner

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megalm.boxes import Box, boxes
+from megalm.boxes import Box, boxes, runs
 
 
 @st.composite
@@ -45,6 +45,26 @@ def test_within_is_the_part_that_both_hold(drawn: tuple[tuple[int, ...], int, in
         part = box.within(other)
         both = set() if part is None else set(mine[part.slices()].flatten().tolist())
         assert both == wanted & set(mine.flatten().tolist())
+
+
+@given(ranges(), st.data())
+def test_runs_are_the_elements_of_a_part_in_order(drawn: tuple[tuple[int, ...], int, int], data: st.DataObject) -> None:
+    shape, _, _ = drawn
+    numbers = torch.arange(torch.Size(shape).numel()).view(shape)
+    part = []
+    for size in shape:
+        first = data.draw(st.integers(0, size))
+        part.append(slice(first, data.draw(st.integers(first, size))))
+    found = [n for start, stop in runs(shape, part) for n in range(start, stop)]
+    assert found == numbers[tuple(part)].flatten().tolist()
+
+
+def test_whole_rows_are_one_run() -> None:
+    assert list(runs((5, 4), (slice(1, 3), slice(0, 4)))) == [(4, 12)]
+    assert list(runs((5, 4), (slice(0, 5), slice(0, 4)))) == [(0, 20)]
+    assert list(runs((2, 4), (slice(0, 2), slice(1, 2)))) == [(1, 2), (5, 6)]
+    deep = runs((2, 3, 4), (slice(0, 2), slice(1, 3), slice(1, 2)))
+    assert list(deep) == [(5, 6), (9, 10), (17, 18), (21, 22)]
 
 
 def test_moved_adds_the_beginning_of_the_slice() -> None:
