@@ -18,7 +18,7 @@ ONLY: Mapping[str, Any] = {
 
 NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "train.precision": ("bf16", ("fp8",)),
-    "optimizer.name": ("adamw", ("lamb", "adamw8bit")),
+    "optimizer.name": ("adamw", ("adamw8bit",)),
     "objective.name": ("clm", ("mlm_nsp", "seq2seq", "rtd", "instruct", "multitask")),
 }
 """Keys with names that will come, after the name to use until then."""

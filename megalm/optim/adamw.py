@@ -20,7 +20,7 @@ class AdamW:
     def update(
         self, values: Tensor, gradients: Tensor, state: Mapping[str, Tensor], *, lr: float, decay: bool, step: int
     ) -> None:
-        """Update a flat range in place; see ``UpdateRule``."""
+        """Update a flat range in place; see ``ElementRule``."""
         torch._fused_adamw_(
             [values],
             [gradients],

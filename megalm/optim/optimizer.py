@@ -8,7 +8,9 @@ from torch import Tensor
 
 from megalm import collectives
 from megalm.mesh import Axis
-from megalm.optim.rule import UpdateRule
+from megalm.optim.element_update import ElementUpdate
+from megalm.optim.layer_update import LayerUpdate
+from megalm.optim.rule import LayerRule, UpdateRule
 from megalm.parallel.data.bucket import Bucket
 
 CLIP_EPS = 1e-6
@@ -22,6 +24,7 @@ class Optimizer:
         rule: the update rule.
         buckets: values and complete gradients.
         axes: the ranks of all of them together own one copy of the model; norms are summed over each in turn.
+        holders: the ranks of these axes together own one copy of each parameter that this rank has a part of.
         positions: this rank's position on each model axis, by name.
         clip_grad_norm: largest global gradient norm; 0 never scales.
     """
@@ -32,17 +35,22 @@ class Optimizer:
         buckets: Sequence[Bucket],
         *,
         axes: Sequence[Axis],
+        holders: Sequence[Axis],
         positions: Mapping[str, int],
         clip_grad_norm: float,
     ) -> None:
         """See the class."""
-        self.rule = rule
         self.buckets = buckets
         self.updates = 0
         self._axes = axes
         self._clip_grad_norm = clip_grad_norm
         self.state = [{name: torch.zeros_like(bucket.owned_values) for name in rule.state_names} for bucket in buckets]
         self._counted = list(_counted(buckets, positions))
+        self._update = (
+            LayerUpdate(rule, buckets, self.state, holders=holders, positions=positions)
+            if isinstance(rule, LayerRule)
+            else ElementUpdate(rule, buckets, self.state)
+        )
 
     def grad_norm(self) -> float:
         """Return the norm of the whole gradient: each element of each parameter is counted once."""
@@ -70,12 +78,7 @@ class Optimizer:
     def step(self, lr: float) -> None:
         """Update all values that this rank owns."""
         self.updates += 1
-        for bucket, state in zip(self.buckets, self.state, strict=True):
-            for decay, span in bucket.segments():
-                part: dict[str, Tensor] = {name: tensor[span] for name, tensor in state.items()}
-                self.rule.update(
-                    bucket.owned_values[span], bucket.owned_gradients[span], part, lr=lr, decay=decay, step=self.updates
-                )
+        self._update(lr, self.updates)
 
 
 def _counted(buckets: Sequence[Bucket], positions: Mapping[str, int]) -> Iterator[Tensor]:

@@ -1,12 +1,16 @@
-"""What an update rule is: a pure function over flat ranges of values."""
+"""What an update rule is: a pure function over flat ranges of values, element by element or parameter by parameter.
+
+A rule sees no ranks and no parameter: what a rank owns, and whose norms are whose, is ``Optimizer``'s business.
+"""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 
-class UpdateRule(Protocol):
+@runtime_checkable
+class ElementRule(Protocol):
     """Turns gradients into updates, element by element.
 
     ``state_names`` names the tensors that it keeps, each of the values' shape, zero at first.
@@ -28,3 +32,35 @@ class UpdateRule(Protocol):
             step: number of this update, from 1.
         """
         ...
+
+
+@runtime_checkable
+class LayerRule(Protocol):
+    """Turns gradients into moves, element by element; how far a parameter goes depends on two norms of all of it.
+
+    Values change by learning rate x ratio x move. ``state_names`` is that of an ``ElementRule``.
+    """
+
+    state_names: tuple[str, ...]
+
+    def turn(
+        self, move: Tensor, values: Tensor, gradients: Tensor, state: Mapping[str, Tensor], *, decay: bool, step: int
+    ) -> None:
+        """Overwrite ``move``, and change ``state`` in place; where all else is 0 the move must be 0.
+
+        Args:
+            move: flat, of any content.
+            values: flat, a part of one parameter, or of vectors; they stay.
+            gradients: flat, complete and clipped.
+            state: flat tensors by name.
+            decay: whether weight decay applies.
+            step: number of this update, from 1.
+        """
+        ...
+
+    def ratio(self, value_norm: float, move_norm: float) -> float:
+        """Return the ratio of a matrix (or a tensor of more dims) from the norms of its values and of its move."""
+        ...
+
+
+UpdateRule = ElementRule | LayerRule

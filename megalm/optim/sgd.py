@@ -22,7 +22,7 @@ class Sgd:
     def update(
         self, values: Tensor, gradients: Tensor, state: Mapping[str, Tensor], *, lr: float, decay: bool, step: int
     ) -> None:
-        """Update a flat range in place; see ``UpdateRule``."""
+        """Update a flat range in place; see ``ElementRule``."""
         torch._fused_sgd_(
             [values],
             [gradients],

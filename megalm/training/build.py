@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from megalm import registry
+from megalm.errors import UserError
 from megalm.mesh import Axis, Mesh
 from megalm.optim.adamw import AdamW
 from megalm.optim.config import OptimizerConfig
+from megalm.optim.lamb import Lamb
 from megalm.optim.loss_scale import LossScale
 from megalm.optim.lr_schedule import lr_schedule
 from megalm.optim.optimizer import Optimizer
@@ -26,7 +28,7 @@ from megalm.training.model import Part, build_part, model_positions
 from megalm.training.programs import Programs, rank_of_stage
 from megalm.weight_half import WeightHalf
 
-RULES: Mapping[str, Callable[[OptimizerConfig], UpdateRule]] = {"adamw": AdamW, "sgd": Sgd}
+RULES: Mapping[str, Callable[[OptimizerConfig], UpdateRule]] = {"adamw": AdamW, "lamb": Lamb, "sgd": Sgd}
 
 
 @dataclass
@@ -96,17 +98,28 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
         Transport(mesh.pp, mesh.pp_upward, mesh.device) if mesh.pp.size > 1 else None,
         exchange,
     )
-    rule = registry.lookup("optimizer.name", config.optimizer.name, RULES)(config.optimizer)
     optimizer = Optimizer(
-        rule,
+        _update_rule(config.optimizer),
         buckets,
         axes=[mesh.model, shard],
+        holders=[mesh.tp, shard],
         positions=model_positions(mesh),
         clip_grad_norm=config.optimizer.clip_grad_norm,
     )
     schedule = lr_schedule(config.lr_schedule, config.optimizer.lr, config.train.steps)
     scale = LossScale.of(config.train.precision)
     return TrainingState(mesh, part.model, part.held, buckets, exchange, programs, engine, optimizer, schedule, scale)
+
+
+def _update_rule(config: OptimizerConfig) -> UpdateRule:
+    found = registry.lookup("optimizer.name", config.name, RULES)
+    rule = found(config) if callable(found) else None
+    if not isinstance(rule, UpdateRule):
+        raise UserError(
+            f"optimizer.name: {config.name} is no update rule; give a class of (config) with state_names and update, "
+            "or with state_names, turn and ratio."
+        )
+    return rule
 
 
 def _holders(config: RunConfig) -> list[int]:

@@ -33,7 +33,7 @@ def plain_parameters() -> list[nn.Parameter]:
 
 def optimizer_of(buckets: list[Bucket], clip_grad_norm: float) -> Optimizer:
     rule = AdamW(OptimizerConfig(betas=[0.8, 0.95], weight_decay=0.3))
-    return Optimizer(rule, buckets, axes=[Axis.alone()], positions={"tp": 0}, clip_grad_norm=clip_grad_norm)
+    return Optimizer(rule, buckets, axes=[Axis.alone()], holders=[], positions={"tp": 0}, clip_grad_norm=clip_grad_norm)
 
 
 @pytest.mark.parametrize("clip_grad_norm", [0.0, 1.0, 1000.0])
@@ -117,7 +117,7 @@ def norm_of(context: RankContext, layout: Layout) -> tuple[float, list[Entry]]:
         whole = draws(50 * mesh.pp.rank + n, *slot.spec.shape)
         slot.view(bucket.gradients.tensor).copy_(whole[slot.spec.local_slices(positions)])
     rule = AdamW(OptimizerConfig())
-    optimizer = Optimizer(rule, [bucket], axes=[mesh.model], positions=positions, clip_grad_norm=0.0)
+    optimizer = Optimizer(rule, [bucket], axes=[mesh.model], holders=[], positions=positions, clip_grad_norm=0.0)
     return optimizer.grad_norm(), ledger.entries
 
 

@@ -7,6 +7,7 @@ from megalm.batch import MicroBatch
 from megalm.errors import UserError
 from megalm.mesh import Axis, Mesh
 from megalm.models.config import ModelConfig
+from megalm.optim.config import OptimizerConfig
 from megalm.training.build import build_state
 from tests.verify.runs import GPT2, run_file
 
@@ -29,6 +30,13 @@ def leaky(config: ModelConfig, axis: Axis, sequence_parallel: bool) -> nn.Module
     return Leaky()
 
 
+class NoRule:
+    """It can be called with a config, but has no update."""
+
+    def __init__(self, config: OptimizerConfig) -> None:
+        self.state_names = ("momentum",)
+
+
 def test_every_trainable_parameter_is_in_one_bucket() -> None:
     state = build_state(run_file(GPT2), Mesh.alone())
     slots = [id(slot.parameter) for bucket in state.buckets for slot in bucket.slots]
@@ -40,3 +48,8 @@ def test_a_parameter_in_no_block_is_refused_by_name() -> None:
     own = config.model_copy(update={"model": config.model.model_copy(update={"family": f"{__name__}:leaky"})})
     with pytest.raises(UserError, match=r"lost\.weight is in none of the model's blocks"):
         build_state(own, Mesh.alone())
+
+
+def test_what_is_no_update_rule_is_refused() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.name: .*:NoRule is no update rule; give a class of \(config\)"):
+        build_state(run_file(GPT2, optimizer={"name": f"{__name__}:NoRule"}), Mesh.alone())
