@@ -25,6 +25,7 @@ from megalm.parallel.tensor.heads import HeadCut
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import ParamSpec
 from megalm.training import feed, model
+from tests.verify.update_faults import UPDATE_FAULTS
 
 Patch = Callable[[], Any]
 
@@ -363,6 +364,7 @@ FAULTS: Mapping[str, Patch] = {
     "only the last micro-batch's share": _last_share_only,
     "shards drawn alike": _shards_drawn_alike,
     "stale values gathered": _stale_values,
+    **UPDATE_FAULTS,
 }
 
 

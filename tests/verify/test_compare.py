@@ -8,7 +8,7 @@ from megalm.verify.compare import Tolerance, compare
 from tests.ranks import RankPool
 from tests.verify.faults import FAULTS
 from tests.verify.runs import GPT2, GPT2_UNTIED, LLAMA, NEOX, run_file, seen_by_rank
-from tests.verify.test_probe import alone
+from tests.verify.test_update_rules import alone
 
 ATTENTION = "model.layers.0.self_attn"
 
@@ -43,6 +43,11 @@ SHOWN_BY = {
     "only the last micro-batch's share": (NEOX, {"dp": 2}, False, "step 1 gradient norm", "model."),
     "shards drawn alike": (GPT2_UNTIED, {"dp": 2}, False, "step 1 loss", "model."),
     "stale values gathered": (LLAMA, {"dp": 2}, False, "step 2 loss", "model."),
+    "ratios not summed over tp": (GPT2, {"tp": 2}, False, "step 1 value replicas", "model."),
+    "ratios of the own shard": (GPT2, {"dp": 2}, False, "step 1 value", "model."),
+    "ratios of vectors": (NEOX, {"tp": 2}, False, "step 1 value", "norm"),
+    "ratios count shared rows twice": (LLAMA, {"tp": 2}, False, "step 1 value", f"{ATTENTION}.k_proj.weight"),
+    "ratios skip tied copies": (GPT2, {"pp": 2}, False, "step 1 value replicas", "model.embed_tokens.weight"),
 }
 
 ZERO_STAGES = {
@@ -51,6 +56,7 @@ ZERO_STAGES = {
     "only the last micro-batch's share": 2,
     "shards drawn alike": 1,
     "stale values gathered": 3,
+    "ratios of the own shard": 1,
 }
 
 
@@ -61,6 +67,7 @@ def test_every_fault_has_a_case() -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
     model, layout, sequence_parallel, first, tensor = SHOWN_BY[fault]
+    rule = "lamb" if fault.startswith("ratios") else "adamw"
     config = run_file(
         model,
         layout=layout,
@@ -68,11 +75,12 @@ def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
         pipeline={"schedule": "zb-h1" if "pp" in layout else "1f1b"},
         train={"micro_batch_size": 2},
         zero={"stage": ZERO_STAGES.get(fault, 0)},
+        optimizer={"name": rule},
     )
     seen = ranks.run(config.layout.world_size, seen_by_rank, config, fault)
     wrong = [
         finding
-        for finding in compare(alone(model, False), seen, Tolerance.of("fp64"), config.optimizer.lr)
+        for finding in compare(alone(rule, model), seen, Tolerance.of("fp64"), config.optimizer.lr)
         if not finding.agrees
     ]
     assert wrong[0].what == first
@@ -82,7 +90,7 @@ def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
 
 
 def test_a_parameter_that_no_rank_holds_is_named() -> None:
-    reference = alone(NEOX, False)
+    reference = alone("adamw", NEOX)
     lost = "model.layers.1.mlp.up_proj.weight"
     rest = replace(reference, held=[held for held in reference.held if held.spec.name != lost])
     findings = compare(reference, [rest], Tolerance.of("fp64"), 1e-2)

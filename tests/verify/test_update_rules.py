@@ -1,0 +1,50 @@
+"""Oracle: one process in float64, the whole batch at once; no update rule's result may depend on the layout."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from megalm.verify.compare import Tolerance, compare
+from megalm.verify.probe import Probe
+from tests.ranks import RankPool
+from tests.verify.runs import GPT2, LLAMA, LLAMA_TIED, NEOX, NEOX_TIED, run_file, seen_alone, seen_by_rank
+
+CASES: list[tuple[str, int, str, dict[str, int], dict[str, Any]]] = [
+    # rule, ZeRO stage, model, layout, further sections
+    ("lamb", 0, GPT2, {"dp": 2}, {}),
+    ("lamb", 1, GPT2, {"dp": 3}, {}),
+    ("lamb", 2, NEOX, {"dp": 4}, {}),
+    ("lamb", 3, LLAMA_TIED, {"dp": 2}, {}),
+    ("lamb", 0, LLAMA, {"tp": 4}, {"tensor": {"sequence_parallel": True}}),
+    ("lamb", 0, GPT2, {"tp": 3}, {}),
+    ("lamb", 0, NEOX_TIED, {"pp": 2}, {}),
+    ("lamb", 1, LLAMA, {"dp": 2, "tp": 2}, {"tensor": {"sequence_parallel": True}}),
+    ("lamb", 2, GPT2, {"dp": 2, "pp": 2}, {"pipeline": {"schedule": "zb-h1"}}),
+    ("lamb", 3, NEOX_TIED, {"dp": 2, "tp": 2, "pp": 2}, {}),
+    ("lamb", 3, GPT2, {"dp": 4}, {"zero": {"shard_size": 2}}),
+    ("sgd", 0, GPT2, {"tp": 2}, {}),
+    ("sgd", 3, LLAMA, {"dp": 2, "pp": 2}, {}),
+]
+
+
+@cache
+def alone(rule: str, model: str) -> Probe:
+    return seen_alone(run_file(model, optimizer={"name": rule}))
+
+
+@pytest.mark.parametrize(("rule", "stage", "model", "layout", "sections"), CASES)
+def test_no_layout_changes_the_result(
+    ranks: RankPool, rule: str, stage: int, model: str, layout: dict[str, int], sections: dict[str, Any]
+) -> None:
+    config = run_file(
+        model,
+        **{name: fields for name, fields in sections.items() if name != "zero"},
+        layout=layout,
+        zero={"stage": stage, **sections.get("zero", {})},
+        optimizer={"name": rule},
+        train={"micro_batch_size": 2},
+    )
+    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
+    findings = compare(alone(rule, model), seen, Tolerance.of("fp64"), config.optimizer.lr)
+    assert [finding for finding in findings if not finding.agrees] == []
