@@ -1,0 +1,1 @@
+"""What sharding and the update cost beside the plain form."""

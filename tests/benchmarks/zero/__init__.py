@@ -1,0 +1,1 @@
+"""Tests of the benchmarks of sharding and updates."""

@@ -1,0 +1,37 @@
+"""Oracle: the bound and the number of elements that the benchmark's README states."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.zero.update import HIDDEN, LAYERS, MOST, optimizer
+from megalm.optim.adamw import AdamW
+from megalm.optim.config import OptimizerConfig
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_trial_shows_both_and_judges_them() -> None:
+    command = [sys.executable, "-m", "benchmarks.zero.update", "--hidden=32", "--layers=2", "--repeat=2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
+    shown = re.fullmatch(
+        r"([\d,]+) elements: AdamW [\d.]+ ms, LAMB [\d.]+ ms, ([\d.]+) times \(at most 2.5\): (holds|FAILS)\n",
+        done.stdout,
+    )
+    assert shown is not None
+    assert int(shown[1].replace(",", "")) == 2 * (12 * 32**2 + 13 * 32)
+    assert done.returncode == (0 if shown[3] == "holds" else 1)
+
+
+def test_the_readme_states_the_bound_and_the_size() -> None:
+    readme = (ROOT / "benchmarks" / "zero" / "README.md").read_text()
+    assert f"at most {MOST:g} times" in readme
+    assert "31.9\nmillion elements" in readme
+    assert round(LAYERS * (12 * HIDDEN**2 + 13 * HIDDEN) / 1e6, 1) == 31.9
+    (bucket,) = optimizer(AdamW(OptimizerConfig()), 64, 1).buckets
+    assert bucket.owned_values.numel() == 12 * 64**2 + 13 * 64
+    assert bucket.owned_gradients.dtype == torch.float32
