@@ -87,6 +87,7 @@ class ParamSpec:
         tied_to: the name of the parameter whose values this one must equal, or ``None``.
         decay: whether weight decay applies.
         name: the whole parameter's name, set by the builder; it names the random stream and the checkpoint entry.
+        blocks_from_end: how many blocks of the model come after its own, of several the first; set with the name.
     """
 
     shape: tuple[int, ...]
@@ -96,6 +97,7 @@ class ParamSpec:
     tied_to: str | None = None
     decay: bool = True
     name: str = ""
+    blocks_from_end: int = 0
 
     def named(self, name: str) -> "ParamSpec":
         """Return the same spec under its final name."""

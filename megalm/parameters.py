@@ -1,6 +1,7 @@
 """Parameters and the specs they carry: attaching, naming, drawing."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,13 @@ def name_parameters(model: nn.Module) -> None:
     """Write each parameter's path in the whole model into its spec."""
     for name, parameter in model.named_parameters():
         parameter.spec = spec_of(parameter).named(name)  # type: ignore[attr-defined]
+
+
+def count_blocks(blocks: Sequence[nn.Module]) -> None:
+    """Write into each parameter's spec how many blocks come after its own; one in several blocks is of the first."""
+    for from_end, block in enumerate(reversed(blocks)):
+        for parameter in block.parameters():
+            parameter.spec = replace(spec_of(parameter), blocks_from_end=from_end)  # type: ignore[attr-defined]
 
 
 @torch.no_grad()

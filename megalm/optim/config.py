@@ -21,6 +21,13 @@ class OptimizerConfig(Section):
     eps: float = Field(1e-8, gt=0, description="added to the root of the second moment; larger damps small gradients")
     weight_decay: float = Field(0.1, ge=0, description="pull of matrices towards 0; norms and biases do not decay")
     clip_grad_norm: float = Field(1.0, ge=0, description="larger gradients are scaled to this norm; 0 off")
+    layer_lr_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="the learning rate of a block is this times that of the next one: layers near the input, which a "
+        "trained model needs least changed, learn slower; 1 off",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="free keys for your own rule")
 
     @model_validator(mode="after")

@@ -46,11 +46,13 @@ class _Group:
     Args:
         is_matrix: whether its norms decide how far it goes.
         decay: whether all of it decays.
+        rate: the factor of its learning rate.
         pieces: what this rank owns; it may be nothing.
     """
 
     is_matrix: bool
     decay: bool
+    rate: float
     pieces: Sequence[_Piece]
 
 
@@ -65,6 +67,7 @@ class LayerUpdate:
         rule: the update rule.
         buckets: values and complete gradients; the latter are overwritten.
         state: of each bucket, tensors of the owned range by name.
+        rates: of each bucket, the factor of its learning rate.
         holders: the ranks of these axes together own one copy of each parameter.
         positions: this rank's position on each model axis, by name.
     """
@@ -74,6 +77,7 @@ class LayerUpdate:
         rule: LayerRule,
         buckets: Sequence[Bucket],
         state: Sequence[Mapping[str, Tensor]],
+        rates: Sequence[float],
         *,
         holders: Sequence[Axis],
         positions: Mapping[str, int],
@@ -82,8 +86,13 @@ class LayerUpdate:
         self._rule, self._holders = rule, holders
         self._some = buckets[0].owned_values[:0] if buckets else torch.empty(0)
         groups = [
-            _Group(is_matrix, slots[0].spec.decay, list(_pieces(bucket, slots, kept, positions if is_matrix else None)))
-            for bucket, kept in zip(buckets, state, strict=True)
+            _Group(
+                is_matrix,
+                slots[0].spec.decay,
+                rate,
+                list(_pieces(bucket, slots, kept, positions if is_matrix else None)),
+            )
+            for bucket, kept, rate in zip(buckets, state, rates, strict=True)
             for is_matrix, slots in _grouped(bucket.slots)
         ]
         together = any(axis.size > 1 for axis in holders)
@@ -96,7 +105,7 @@ class LayerUpdate:
         for batch in self._batches:
             for group, ratio in zip(batch, self._ratios(batch, step, scratch), strict=True):
                 for piece in group.pieces:
-                    piece.values.add_(piece.gradients, alpha=lr * ratio)
+                    piece.values.add_(piece.gradients, alpha=lr * group.rate * ratio)
 
     def _ratios(self, batch: Sequence[_Group], step: int, scratch: Tensor) -> list[float]:
         """Turn the gradients of some groups into moves; return how far each group goes."""

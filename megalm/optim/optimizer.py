@@ -26,6 +26,7 @@ class Optimizer:
         axes: the ranks of all of them together own one copy of the model; norms are summed over each in turn.
         holders: the ranks of these axes together own one copy of each parameter that this rank has a part of.
         positions: this rank's position on each model axis, by name.
+        layer_lr_decay: the learning rate of a block is this times that of the next one.
         clip_grad_norm: largest global gradient norm; 0 never scales.
     """
 
@@ -37,6 +38,7 @@ class Optimizer:
         axes: Sequence[Axis],
         holders: Sequence[Axis],
         positions: Mapping[str, int],
+        layer_lr_decay: float = 1.0,
         clip_grad_norm: float,
     ) -> None:
         """See the class."""
@@ -46,10 +48,11 @@ class Optimizer:
         self._clip_grad_norm = clip_grad_norm
         self.state = [{name: torch.zeros_like(bucket.owned_values) for name in rule.state_names} for bucket in buckets]
         self._counted = list(_counted(buckets, positions))
+        rates = [_lr_scale(bucket, layer_lr_decay) for bucket in buckets]
         self._update = (
-            LayerUpdate(rule, buckets, self.state, holders=holders, positions=positions)
+            LayerUpdate(rule, buckets, self.state, rates, holders=holders, positions=positions)
             if isinstance(rule, LayerRule)
-            else ElementUpdate(rule, buckets, self.state)
+            else ElementUpdate(rule, buckets, self.state, rates)
         )
 
     def grad_norm(self) -> float:
@@ -79,6 +82,11 @@ class Optimizer:
         """Update all values that this rank owns."""
         self.updates += 1
         self._update(lr, self.updates)
+
+
+def _lr_scale(bucket: Bucket, layer_lr_decay: float) -> float:
+    """Return the factor of the learning rate of the block that a bucket is of."""
+    return layer_lr_decay ** bucket.slots[0].spec.blocks_from_end if bucket.slots else 1.0
 
 
 def _counted(buckets: Sequence[Bucket], positions: Mapping[str, int]) -> Iterator[Tensor]:

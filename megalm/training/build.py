@@ -104,6 +104,7 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
         axes=[mesh.model, shard],
         holders=[mesh.tp, shard],
         positions=model_positions(mesh),
+        layer_lr_decay=config.optimizer.layer_lr_decay,
         clip_grad_norm=config.optimizer.clip_grad_norm,
     )
     schedule = lr_schedule(config.lr_schedule, config.optimizer.lr, config.train.steps)

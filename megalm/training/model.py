@@ -14,7 +14,7 @@ from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
 from megalm.models.decoder import build_decoder, fill_tables
 from megalm.parallel.data.bucket import Bucket, give_storage, make_bucket
 from megalm.parallel.tensor.dropout import name_streams
-from megalm.parameters import initialize, initialize_box, name_parameters, spec_of
+from megalm.parameters import count_blocks, initialize, initialize_box, name_parameters, spec_of
 from megalm.plan.stages import cut_into_stages
 from megalm.run_config import RunConfig
 from megalm.training.held import Held, check_blocks
@@ -83,6 +83,7 @@ def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shar
     name_streams(model, config.run.seed)
     blocks: Sequence[nn.Module] = model.blocks() if hasattr(model, "blocks") else [OneBlock(model)]  # type: ignore[operator]
     check_blocks(model, blocks)
+    count_blocks(blocks)
     if len(blocks) == 1 < len(rank_of_stage) and config.model.family not in FAMILY_DEFAULTS:
         raise UserError(
             f"model.family={config.model.family} has no blocks() that a pipeline of {len(rank_of_stage)} stages could "

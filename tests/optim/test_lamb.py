@@ -12,6 +12,7 @@ from megalm.optim.config import OptimizerConfig
 from megalm.optim.lamb import Lamb
 from megalm.optim.optimizer import Optimizer
 from megalm.parallel.data.bucket import make_bucket
+from megalm.param_spec import Init, ParamSpec
 from tests.optim.plain_lamb import plain_lamb
 from tests.parallel.sums import sum_of
 
@@ -63,6 +64,22 @@ def papers(steps: int, weight_decay: float = 0.3) -> list[Tensor]:
 def test_20_steps_are_the_papers(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     monkeypatch.setattr(layer_update, "PIECE", piece)
     torch.testing.assert_close(ours(20, torch.float64), papers(20), rtol=1e-13, atol=1e-13)
+
+
+def test_a_block_may_learn_slower() -> None:
+    spec = ParamSpec((4, 5), Init.given(), blocks_from_end=2)
+    ours, plain = nn.Parameter(draws(1, 4, 5)), nn.Parameter(draws(1, 4, 5))
+    ours.spec = spec  # type: ignore[attr-defined]
+    moved = []
+    for parameter, lr in ((ours, 0.4), (plain, 0.1)):
+        bucket = make_bucket([parameter], CPU, torch.float64)
+        optimizer = Optimizer(
+            Lamb(CONFIG), [bucket], axes=[], holders=[], positions={}, layer_lr_decay=0.5, clip_grad_norm=0.0
+        )
+        sum_of(parameter).copy_(draws(2, 4, 5))
+        optimizer.step(lr)
+        moved.append(parameter.detach())
+    torch.testing.assert_close(*moved, rtol=1e-15, atol=1e-15)
 
 
 def test_without_decay_a_parameter_without_gradient_stays() -> None:

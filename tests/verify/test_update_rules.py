@@ -23,14 +23,17 @@ CASES: list[tuple[str, int, str, dict[str, int], dict[str, Any]]] = [
     ("lamb", 2, GPT2, {"dp": 2, "pp": 2}, {"pipeline": {"schedule": "zb-h1"}}),
     ("lamb", 3, NEOX_TIED, {"dp": 2, "tp": 2, "pp": 2}, {}),
     ("lamb", 3, GPT2, {"dp": 4}, {"zero": {"shard_size": 2}}),
+    ("lamb", 0, GPT2, {"tp": 2, "pp": 2}, {"optimizer": {"layer_lr_decay": 0.5}}),
+    ("adamw", 0, GPT2, {"pp": 2}, {"optimizer": {"layer_lr_decay": 0.5}}),
+    ("adamw", 3, GPT2, {"dp": 2, "pp": 2}, {"optimizer": {"layer_lr_decay": 0.5}}),
     ("sgd", 0, GPT2, {"tp": 2}, {}),
     ("sgd", 3, LLAMA, {"dp": 2, "pp": 2}, {}),
 ]
 
 
 @cache
-def alone(rule: str, model: str) -> Probe:
-    return seen_alone(run_file(model, optimizer={"name": rule}))
+def alone(rule: str, model: str, layer_lr_decay: float = 1.0) -> Probe:
+    return seen_alone(run_file(model, optimizer={"name": rule, "layer_lr_decay": layer_lr_decay}))
 
 
 @pytest.mark.parametrize(("rule", "stage", "model", "layout", "sections"), CASES)
@@ -39,12 +42,13 @@ def test_no_layout_changes_the_result(
 ) -> None:
     config = run_file(
         model,
-        **{name: fields for name, fields in sections.items() if name != "zero"},
+        **{name: fields for name, fields in sections.items() if name not in ("zero", "optimizer")},
         layout=layout,
         zero={"stage": stage, **sections.get("zero", {})},
-        optimizer={"name": rule},
+        optimizer={"name": rule, **sections.get("optimizer", {})},
         train={"micro_batch_size": 2},
     )
     seen = ranks.run(config.layout.world_size, seen_by_rank, config)
-    findings = compare(alone(rule, model), seen, Tolerance.of("fp64"), config.optimizer.lr)
+    reference = alone(rule, model, config.optimizer.layer_lr_decay)
+    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
     assert [finding for finding in findings if not finding.agrees] == []
