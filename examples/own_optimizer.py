@@ -6,6 +6,8 @@ Name it in a run file, and run the command where this file can be imported::
 
 A rule sees flat ranges of whatever parameters it is given, so it must treat every element alike and by itself. Then the
 layout cannot change its result, and clipping, the schedule, checkpoints and resuming need nothing from it.
+A rule that needs the norms of whole matrices has ``turn`` and ``ratio`` instead of ``update``: see
+``megalm/optim/lamb.py``.
 """
 
 from collections.abc import Mapping
