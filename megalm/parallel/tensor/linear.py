@@ -23,7 +23,8 @@ class WeightProducts:
     """The products that make the gradients of weights which have read the same rows; made now, or put off.
 
     Args:
-        rows: what the layers have read: this rank's share where the region cuts rows, which are made whole again.
+        rows: what the layers have read, without the graph, which would keep the block's input and its gradient alive:
+            this rank's share where the region cuts rows, which are made whole again.
         region: of the layers; ``None`` when the rows are whole already.
         learned: each weight with the gradient of its layer's output.
     """
@@ -57,7 +58,7 @@ class _ColumnProducts(torch.autograd.Function):
         learned = [
             (weight, gradient) for weight, gradient in zip(ctx.weights, gradients, strict=True) if weight.requires_grad
         ]
-        later = bool(learned) and put_off(ctx.weights, WeightProducts(x, region, learned))
+        later = bool(learned) and put_off(ctx.weights, WeightProducts(x.detach(), region, learned))
         whole, gathering = region.whole_rows_async(x) if learned and not later else (x, None)
         dx, summing = None, None
         if ctx.needs_input_grad[0]:
@@ -101,7 +102,7 @@ class _RowProduct(torch.autograd.Function):
         dx = product(whole, ctx.weight) if ctx.needs_input_grad[0] else None
         weight_gradient = None
         if ctx.weight.requires_grad:
-            work = WeightProducts(x, None, [(ctx.weight, whole)])
+            work = WeightProducts(x.detach(), None, [(ctx.weight, whole)])
             weight_gradient = None if put_off([ctx.weight], work) else work()[ctx.weight]
         return dx, None, weight_gradient, bias_gradient
 
