@@ -10,7 +10,6 @@ ONLY: Mapping[str, Any] = {
     "layout.cp": 1,
     "layout.ep": 1,
     "zero.backend": "native",
-    "recompute.mode": "none",
     "run.max_restarts": 0,
     "run.check_replicas": 0,
 }

@@ -123,7 +123,7 @@ class RunConfig(Section):
 
     def without_effect(self) -> list[str]:
         """Return one sentence for each setting that this run does not use, to be shown as a warning."""
-        found = self.optimizer.without_effect() + self.lr_schedule.without_effect()
+        found = [*self.optimizer.without_effect(), *self.lr_schedule.without_effect(), *self.recompute.without_effect()]
         if self.tensor.sequence_parallel and self.layout.tp == 1:
             found.append("tensor.sequence_parallel=true has no effect: layout.tp is 1.")
         if self.zero.stage and not self.zero_stage:

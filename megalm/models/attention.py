@@ -1,6 +1,7 @@
 """Causal self-attention with the heads cut over the tensor axis."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from megalm.models.rotary import Rotary
 from megalm.parallel.tensor.heads import HeadCut
 from megalm.parallel.tensor.linear import ColumnParallelLinear, RowParallelLinear, column_products
 from megalm.parallel.tensor.product import widened
+from megalm.parallel.tensor.recomputed import through
+from megalm.recompute import Operation
 
 
 class Attention(nn.Module):
@@ -66,21 +69,37 @@ class Attention(nn.Module):
         self.key_of_query = cut.key_of_query(axis.rank)
         self.dropout = shape.attention_dropout
         self.stream = rng.key("unnamed")
+        self.recomputed: frozenset[Operation] = frozenset()
 
-    def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
-        """Map rows [n, hidden] to rows [n, hidden]."""
+    def forward(self, x: Tensor, batch: MicroBatch, *, again: bool = False, read: bool = True) -> Tensor:
+        """Map rows [n, hidden] to rows [n, hidden].
+
+        Args:
+            x: the rows.
+            batch: their tokens.
+            again: whether this is computed again for a backward that follows at once.
+            read: whether anybody reads the result; see ``RowParallelLinear``.
+        """
+        products = column_products(x, (self.q_proj, self.k_proj, self.v_proj), keep_whole=again)
+        return through(
+            lambda *rows: self._between(rows, batch),
+            products,
+            lambda rows: self.o_proj(rows, read=read),
+            recompute="attention_core" in self.recomputed,
+        )
+
+    def _between(self, products: Sequence[Tensor], batch: MicroBatch) -> Tensor:
+        """Return the rows [b x s, local heads x head size] that the output product reads."""
         b, s = batch.tokens_bs.shape
-        products = column_products(x, (self.q_proj, self.k_proj, self.v_proj))
         q_bshd, k_bshd, v_bshd = (rows[: b * s].view(b, s, -1, self.head_dim) for rows in products)
         if self.rotary is not None:
             q_bshd = self.rotary(q_bshd, batch.positions_bs)
             k_bshd = self.rotary(k_bshd, batch.positions_bs)
         if self.key_of_query != list(range(k_bshd.shape[2])):
-            heads = torch.tensor(self.key_of_query, device=x.device)
+            heads = torch.tensor(self.key_of_query, device=k_bshd.device)
             k_bshd, v_bshd = k_bshd.index_select(2, heads), v_bshd.index_select(2, heads)
-        out_bshd = self._core(q_bshd, k_bshd, v_bshd, batch).to(x.dtype)
-        rows: Tensor = self.o_proj(out_bshd.reshape(b * s, -1))
-        return rows
+        out_bshd = self._core(q_bshd, k_bshd, v_bshd, batch).to(products[0].dtype)
+        return out_bshd.reshape(b * s, -1)
 
     def _core(self, q_bshd: Tensor, k_bshd: Tensor, v_bshd: Tensor, batch: MicroBatch) -> Tensor:
         q_bhsd, k_bhsd, v_bhsd = (widened(t).transpose(1, 2) for t in (q_bshd, k_bshd, v_bshd))

@@ -1,7 +1,7 @@
 """One decoder for the shapes of GPT-2, GPT-NeoX and Llama."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,11 @@ from megalm.parallel.tensor.cross_entropy import VocabParallelHead
 from megalm.parallel.tensor.dropout import Dropout
 from megalm.parallel.tensor.embedding import VocabParallelEmbedding
 from megalm.parallel.tensor.norm import LayerNorm, RMSNorm
+from megalm.parallel.tensor.recomputed import through
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import Init, ParamSpec
 from megalm.parameters import new_parameter
+from megalm.recompute import Operation
 
 
 class PositionEmbedding(nn.Module):
@@ -74,16 +76,34 @@ class DecoderLayer(nn.Module):
         self.attention_residual = Dropout(shape.hidden_dropout, axis, sequence_parallel=sequence_parallel)
         self.mlp_residual = Dropout(shape.hidden_dropout, axis, sequence_parallel=sequence_parallel)
         self.parallel_residual = shape.parallel_residual
+        self.recomputed: frozenset[Operation] = frozenset()
 
     def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
         """Map rows [n, hidden] to rows [n, hidden]."""
+        return self._rows(x, batch, again=False)
+
+    def again(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Build the graph of ``forward`` for a backward: the rows are not read, so their last sums are left out."""
+        return self._rows(x, batch, again=True)
+
+    def _rows(self, x: Tensor, batch: MicroBatch, *, again: bool) -> Tensor:
         token_rows = batch.rows_bs.flatten()
-        attended = self.attention_residual(self.self_attn(self.input_layernorm(x), batch), token_rows)
-        if self.parallel_residual:
-            thought = self.mlp_residual(self.mlp(self.post_attention_layernorm(x)), token_rows)
-            return x + attended + thought  # type: ignore[no-any-return]
-        x = x + attended
-        return x + self.mlp_residual(self.mlp(self.post_attention_layernorm(x)), token_rows)  # type: ignore[no-any-return]
+        read = not (again and self.parallel_residual)
+
+        def attend(normed: Tensor) -> Tensor:
+            return self.self_attn(normed, batch, again=again, read=read)  # type: ignore[no-any-return]
+
+        def think(normed: Tensor) -> Tensor:
+            return self.mlp(normed, again=again)  # type: ignore[no-any-return]
+
+        attended = self.attention_residual(self._behind(self.input_layernorm, x, attend), token_rows)
+        x_and_attended = x + attended
+        thinks_of = x if self.parallel_residual else x_and_attended
+        thought = self.mlp_residual(self._behind(self.post_attention_layernorm, thinks_of, think), token_rows)
+        return x_and_attended + thought  # type: ignore[no-any-return]
+
+    def _behind(self, norm: nn.Module, x: Tensor, span: Callable[[Tensor], Tensor]) -> Tensor:
+        return through(norm, [x], span, recompute="norm" in self.recomputed)
 
 
 class Head(nn.Module):

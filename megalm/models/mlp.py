@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from megalm.mesh import Axis
 from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.tensor.linear import ColumnParallelLinear, RowParallelLinear, column_products
+from megalm.parallel.tensor.recomputed import through
+from megalm.recompute import Operation
 
 
 class Mlp(nn.Module):
@@ -29,11 +31,16 @@ class Mlp(nn.Module):
             inner, hidden, axis, bias=bias, std=out_std, sequence_parallel=sequence_parallel
         )
         self.approximate = "tanh" if shape.tanh_gelu else "none"
+        self.recomputed: frozenset[Operation] = frozenset()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map rows [n, hidden] to rows [n, hidden]."""
-        rows: Tensor = self.down_proj(F.gelu(self.up_proj(x), approximate=self.approximate))
-        return rows
+    def forward(self, x: Tensor, *, again: bool = False) -> Tensor:
+        """Map rows [n, hidden] to rows [n, hidden]; ``again`` for a backward that follows at once and reads none."""
+        return through(
+            lambda up: F.gelu(up, approximate=self.approximate),
+            column_products(x, [self.up_proj], keep_whole=again),
+            lambda rows: self.down_proj(rows, read=not again),
+            recompute="activation" in self.recomputed,
+        )
 
 
 class GatedMlp(nn.Module):
@@ -61,9 +68,13 @@ class GatedMlp(nn.Module):
         self.down_proj = RowParallelLinear(
             inner, hidden, axis, bias=bias, std=out_std, sequence_parallel=sequence_parallel
         )
+        self.recomputed: frozenset[Operation] = frozenset()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map rows [n, hidden] to rows [n, hidden]."""
-        gate, up = column_products(x, (self.gate_proj, self.up_proj))
-        rows: Tensor = self.down_proj(F.silu(gate) * up)
-        return rows
+    def forward(self, x: Tensor, *, again: bool = False) -> Tensor:
+        """Map rows [n, hidden] to rows [n, hidden]; ``again`` for a backward that follows at once and reads none."""
+        return through(
+            lambda gate, up: F.silu(gate) * up,
+            column_products(x, (self.gate_proj, self.up_proj), keep_whole=again),
+            lambda rows: self.down_proj(rows, read=not again),
+            recompute="activation" in self.recomputed,
+        )

@@ -94,7 +94,7 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
         parameter.weight_half = half  # type: ignore[attr-defined]
     engine = Engine(
         mesh.pp.rank,
-        {stage: Stage(blocks, half) for stage, blocks in part.held.stages.items()},
+        {stage: Stage(blocks, half, part.recomputed) for stage, blocks in part.held.stages.items()},
         Transport(mesh.pp, mesh.pp_upward, mesh.device) if mesh.pp.size > 1 else None,
         exchange,
     )

@@ -18,6 +18,7 @@ from megalm.parameters import count_blocks, initialize, initialize_box, name_par
 from megalm.plan.stages import cut_into_stages
 from megalm.run_config import RunConfig
 from megalm.training.held import Held, check_blocks
+from megalm.training.recomputed import choose_recomputed
 
 Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,12 +48,14 @@ class Part:
         buckets: its trainable parameters by (stage, block): one bucket a block, and one for each parameter of which
             other ranks of the pipeline hold copies.
         num_blocks: of every stage of the pipeline.
+        recomputed: the blocks of the model that keep only their input between forward and backward.
     """
 
     model: nn.Module
     held: Held
     buckets: Mapping[tuple[int, int], Sequence[Bucket]]
     num_blocks: Sequence[int]
+    recomputed: Sequence[nn.Module]
 
 
 def model_positions(mesh: Mesh) -> dict[str, int]:
@@ -92,7 +95,8 @@ def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shar
     spans = cut_into_stages(config, len(blocks), len(rank_of_stage))
     held = Held.of(blocks, spans, rank_of_stage, mesh.pp.rank)
     held.release_others(model)
-    return Part(model, held, _place(held, config, mesh, shard), [len(span) for span in spans])
+    recomputed = choose_recomputed(config.recompute, blocks)
+    return Part(model, held, _place(held, config, mesh, shard), [len(span) for span in spans], recomputed)
 
 
 def _place(held: Held, config: RunConfig, mesh: Mesh, shard: Axis) -> dict[tuple[int, int], list[Bucket]]:

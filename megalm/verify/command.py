@@ -19,6 +19,7 @@ from megalm.mesh import Mesh
 from megalm.parallel.data.config import ZeroConfig
 from megalm.parallel.pipeline.config import PipelineConfig
 from megalm.parallel.tensor.config import TensorConfig
+from megalm.recompute import RecomputeConfig
 from megalm.run_config import RunConfig
 from megalm.validation import validate
 from megalm.verify.compare import Finding, Tolerance, compare
@@ -46,7 +47,13 @@ def verify(config: RunConfig, steps: int = 3, scale: float = 1.0, precision: str
         TrainingError: a rank failed.
     """
     judged = _changed(shrunk(config, scale), {"train": {"precision": precision}, "run": {"device": "cpu"}})
-    one_process = {"layout": Layout(), "tensor": TensorConfig(), "pipeline": PipelineConfig(), "zero": ZeroConfig()}
+    one_process = {
+        "layout": Layout(),
+        "tensor": TensorConfig(),
+        "pipeline": PipelineConfig(),
+        "zero": ZeroConfig(),
+        "recompute": RecomputeConfig(),
+    }
     alone = _changed(judged, {name: section.model_dump() for name, section in one_process.items()})
     with tempfile.TemporaryDirectory(prefix="megalm-verify-") as name:
         probes = {}

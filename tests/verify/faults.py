@@ -25,6 +25,7 @@ from megalm.parallel.tensor.heads import HeadCut
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import ParamSpec
 from megalm.training import feed, model
+from tests.verify.recompute_faults import RECOMPUTE_FAULTS
 from tests.verify.update_faults import UPDATE_FAULTS
 
 Patch = Callable[[], Any]
@@ -195,8 +196,8 @@ def _bias_on_every_rank() -> Any:
     """The row-parallel bias is added by each rank before the sum."""
     original = linear._RowProduct.forward
 
-    def forward(ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows = original(ctx, x, region, weight, bias)
+    def forward(ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None, read: bool) -> Tensor:
+        rows = original(ctx, x, region, weight, bias, read)
         return rows if bias is None else rows.add_(bias, alpha=region.axis.size - 1)
 
     return mock.patch.object(linear._RowProduct, "forward", staticmethod(forward))
@@ -365,6 +366,7 @@ FAULTS: Mapping[str, Patch] = {
     "shards drawn alike": _shards_drawn_alike,
     "stale values gathered": _stale_values,
     **UPDATE_FAULTS,
+    **RECOMPUTE_FAULTS,
 }
 
 

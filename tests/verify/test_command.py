@@ -54,6 +54,13 @@ def test_a_planted_fault_exits_1_and_names_the_tensor(path: Path, fault: str) ->
     assert "ParamSpec(" in done.stdout
 
 
+def test_recomputation_is_judged_by_one_process_that_keeps_everything(path: Path) -> None:
+    words = ("--steps", "1", "layout.dp=1", "layout.tp=1", "recompute.mode=full")
+    done = run_verify(path, *words, fault="recomputed dropout drawn anew")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the layout changes the result: first in step 1 gradient norm" in done.stdout
+
+
 def test_the_first_disagreement_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     findings = [
         Finding("step 1 loss", 0.0, True),

@@ -48,6 +48,11 @@ SHOWN_BY = {
     "ratios of vectors": (NEOX, {"tp": 2}, False, "step 1 value", "norm"),
     "ratios count shared rows twice": (LLAMA, {"tp": 2}, False, "step 1 value", f"{ATTENTION}.k_proj.weight"),
     "ratios skip tied copies": (GPT2, {"pp": 2}, False, "step 1 value replicas", "model.embed_tokens.weight"),
+    "recomputed dropout drawn anew": (GPT2, {"dp": 2}, False, "step 1 gradient norm", "model."),
+    "head recomputed and counted twice": (GPT2_UNTIED, {"dp": 2}, False, "step 1 gradient norm", "lm_head.weight"),
+    "norm without gradient when recomputed": (GPT2, {"dp": 2}, False, "step 1 gradient norm", "input_layernorm"),
+    "attention unsummed when recomputed": (GPT2, {"tp": 2}, False, "step 1 gradient norm", "model."),
+    "recomputed from another layer's inputs": (LLAMA, {"tp": 2}, False, "step 1 gradient norm", "model."),
 }
 
 ZERO_STAGES = {
@@ -58,6 +63,13 @@ ZERO_STAGES = {
     "stale values gathered": 3,
     "ratios of the own shard": 1,
 }
+RECOMPUTE = {
+    "recomputed dropout drawn anew": {"mode": "full"},
+    "norm without gradient when recomputed": {"mode": "full"},
+    "attention unsummed when recomputed": {"mode": "full"},
+    "recomputed from another layer's inputs": {"mode": "selective"},
+}
+"""What is computed again where a fault is about that."""
 
 
 def test_every_fault_has_a_case() -> None:
@@ -73,6 +85,7 @@ def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
         layout=layout,
         tensor={"sequence_parallel": sequence_parallel},
         pipeline={"schedule": "zb-h1" if "pp" in layout else "1f1b"},
+        recompute=RECOMPUTE.get(fault, {}),
         train={"micro_batch_size": 2},
         zero={"stage": ZERO_STAGES.get(fault, 0)},
         optimizer={"name": rule},

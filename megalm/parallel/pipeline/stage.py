@@ -1,6 +1,6 @@
 """A span of blocks and what it keeps between the forward and the backward of a micro-batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +15,16 @@ Gradients = dict[str, Tensor | None]
 """Of a flow's tensors, by name; ``None`` where nothing depends on the tensor."""
 
 
+Edges = Mapping[str, GradientEdge]
+"""Where a block's graph ends, by the names of its output's tensors."""
+
+
 @dataclass(frozen=True)
 class _Kept:
-    """One block's forward of one micro-batch: its own graph, whose output is needed no more."""
+    """One block's forward of one micro-batch: its own graph, there or to be built, whose output is needed no more."""
 
     entry: Flow | None
-    edges: Mapping[str, GradientEdge]
+    graph: Callable[[], Edges]
 
 
 class Stage:
@@ -30,12 +34,18 @@ class Stage:
         blocks: called as ``block(flow, microbatch)`` in order; the model's first is given ``None``, its last returns
             the micro-batch's share of the loss.
         weight_half: where the blocks' layers leave the weight products of input halves.
+        recomputed: those of the blocks that keep only what flows in. Their graph is built in the backward, by their
+            ``again`` if they have one: a forward that may leave out what only its result needs. Never the model's
+            last block, which makes gradients in its forward.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], weight_half: WeightHalf) -> None:
+    def __init__(
+        self, blocks: Sequence[nn.Module], weight_half: WeightHalf, recomputed: Collection[nn.Module] = ()
+    ) -> None:
         """See the class."""
         self.blocks = blocks
         self._weight_half = weight_half
+        self._recomputed = frozenset(recomputed)
         self._kept: dict[int, list[_Kept]] = {}
         self._flows: dict[int, Flow | None] = {}
         self._gradients: dict[int, Gradients] = {}
@@ -66,10 +76,17 @@ class Stage:
 
     def _forward(self, block: nn.Module, number: int, flow: Flow | None, microbatch: MicroBatch) -> Flow:
         entry = None if flow is None else mapped(_leaf, flow)
-        out: Flow = block(entry, microbatch)
-        edges = {name: get_gradient_edge(t) for name, t in named(out).items() if t.requires_grad}
-        if torch.is_grad_enabled():
-            self._kept[number].append(_Kept(entry, edges))
+        if not torch.is_grad_enabled():
+            out: Flow = block(entry, microbatch)
+        elif block in self._recomputed:
+            with torch.no_grad():
+                out = _as_learned(block(entry, microbatch), entry, block)
+            again = getattr(block, "again", block)
+            self._kept[number].append(_Kept(entry, lambda: _edges(again(entry, microbatch))))
+        else:
+            out = block(entry, microbatch)
+            edges = _edges(out)
+            self._kept[number].append(_Kept(entry, lambda: edges))
         return out
 
     def backward(self, number: int, gradients: Gradients | None = None, block: int | None = None) -> Gradients:
@@ -124,14 +141,26 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
+def _edges(out: Flow) -> Edges:
+    return {name: get_gradient_edge(tensor) for name, tensor in named(out).items() if tensor.requires_grad}
+
+
+def _as_learned(out: Flow, entry: Flow | None, block: nn.Module) -> Flow:
+    """Return what flows out of a block without a graph as what a gradient may come back for."""
+    sources = [*({} if entry is None else named(entry)).values(), *block.parameters()]
+    learns = any(source.requires_grad for source in sources)
+    return mapped(lambda tensor: tensor.detach().requires_grad_(learns and tensor.is_floating_point()), out)
+
+
 def _backward(kept: _Kept, gradients: Gradients | None) -> Gradients:
     """Run one block's backward and return the gradients of its entry."""
+    ends = kept.graph()
     if gradients is None:  # the loss
-        edges = list(kept.edges.values())
+        edges = list(ends.values())
         given: list[Tensor | None] = [None] * len(edges)
     else:
-        names = [name for name in kept.edges if gradients.get(name) is not None]
-        edges, given = [kept.edges[name] for name in names], [gradients[name] for name in names]
+        names = [name for name in ends if gradients.get(name) is not None]
+        edges, given = [ends[name] for name in names], [gradients[name] for name in names]
     if edges:
         torch.autograd.backward(edges, given)
     entry = {} if kept.entry is None else named(kept.entry)

@@ -44,23 +44,30 @@ class _ColumnProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, region: Region, weights: Sequence[Tensor], biases: Sequence[Tensor | None], *_: Tensor
+        ctx: Any,
+        x: Tensor,
+        region: Region,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor | None],
+        keep_whole: bool,
+        *_: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.region, ctx.weights, ctx.biases = region, weights, biases
-        ctx.save_for_backward(x)
         whole = region.whole_rows(x)
+        ctx.save_for_backward(x, whole if keep_whole and region.rows_are_cut else None)
         return tuple(product(whole, weight.t(), bias) for weight, bias in zip(weights, biases, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         region: Region = ctx.region
-        (x,) = ctx.saved_tensors
+        x, whole = ctx.saved_tensors
         learned = [
             (weight, gradient) for weight, gradient in zip(ctx.weights, gradients, strict=True) if weight.requires_grad
         ]
         later = bool(learned) and put_off(ctx.weights, WeightProducts(x.detach(), region, learned))
-        whole, gathering = region.whole_rows_async(x) if learned and not later else (x, None)
-        dx, summing = None, None
+        dx, summing, gathering = None, None, None
+        if whole is None:
+            whole, gathering = region.whole_rows_async(x) if learned and not later else (x, None)
         if ctx.needs_input_grad[0]:
             wide = widened(gradients[0]) @ widened(ctx.weights[0])
             for gradient, weight in zip(gradients[1:], ctx.weights[1:], strict=True):
@@ -76,16 +83,18 @@ class _ColumnProducts(torch.autograd.Function):
         ]
         if summing is not None:
             summing.wait()
-        return dx, None, None, None, *weight_gradients, *bias_gradients
+        return dx, None, None, None, None, *weight_gradients, *bias_gradients
 
 
 class _RowProduct(torch.autograd.Function):
     """One product whose partial sums are added over the axis; the bias joins after the sum, once."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None, read: bool) -> Tensor:
         ctx.region, ctx.weight, ctx.bias, ctx.num_rows = region, weight, bias, x.shape[0]
         ctx.save_for_backward(x)
+        if not read:
+            return x.new_zeros(()).expand(region.num_local_rows(x.shape[0]), weight.shape[0])
         if region.axis.size == 1 and bias is not None:
             return product(x, weight.t(), bias)
         rows = region.sum_to_rows(product(x, weight.t()))
@@ -104,18 +113,29 @@ class _RowProduct(torch.autograd.Function):
         if ctx.weight.requires_grad:
             work = WeightProducts(x.detach(), None, [(ctx.weight, whole)])
             weight_gradient = None if put_off([ctx.weight], work) else work()[ctx.weight]
-        return dx, None, weight_gradient, bias_gradient
+        return dx, None, weight_gradient, bias_gradient, None
 
 
-def column_products(x: Tensor, layers: "Sequence[ColumnParallelLinear]") -> tuple[Tensor, ...]:
+def column_products(
+    x: Tensor, layers: "Sequence[ColumnParallelLinear]", *, keep_whole: bool = False
+) -> tuple[Tensor, ...]:
     """Apply several column-parallel layers to the same rows: one border and one collective for all of them.
 
-    Returns each layer's local outputs [whole rows, local out] for rows ``x`` [n, in].
+    Args:
+        x: rows [n, in].
+        layers: of one region.
+        keep_whole: keep the rows whole for the weight gradients instead of gathering them again in the backward; right
+            where the backward follows at once, as after a block is computed again.
+
+    Returns:
+        Each layer's local outputs [whole rows, local out].
     """
     weights = [layer.weight for layer in layers]
     biases = [layer.bias for layer in layers]
     learned = [parameter for parameter in (*weights, *biases) if parameter is not None]
-    products: tuple[Tensor, ...] = _ColumnProducts.apply(x, layers[0].region, weights, biases, *learned)  # type: ignore[no-untyped-call]
+    products: tuple[Tensor, ...] = _ColumnProducts.apply(  # type: ignore[no-untyped-call]
+        x, layers[0].region, weights, biases, keep_whole, *learned
+    )
     return products
 
 
@@ -195,7 +215,13 @@ class RowParallelLinear(nn.Module):
             spec = ParamSpec((out_features,), Init.constant(0.0), partial_over=partial_over, decay=False)
             self.bias = new_parameter(spec, positions)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return for local inputs ``x`` [whole rows, local in] the rows [n, out]."""
-        rows: Tensor = _RowProduct.apply(x, self.region, self.weight, self.bias)  # type: ignore[no-untyped-call]
+    def forward(self, x: Tensor, *, read: bool = True) -> Tensor:
+        """Return for local inputs ``x`` [whole rows, local in] the rows [n, out].
+
+        Args:
+            x: the inputs.
+            read: whether anybody reads the result. At the end of a block that is computed again nobody does: the
+                backward needs what the layer has read, and neither its product nor the sum over the axis.
+        """
+        rows: Tensor = _RowProduct.apply(x, self.region, self.weight, self.bias, read)  # type: ignore[no-untyped-call]
         return rows

@@ -128,18 +128,19 @@ class _Product(torch.autograd.Function):
         return gradients[0] @ layer.weight, None
 
 
-def halved_chain() -> tuple[Stage, list[Halved], list[nn.Module]]:
+def halved_chain(recomputed: tuple[int, ...] = ()) -> tuple[Stage, list[Halved], list[nn.Module]]:
     half = WeightHalf()
     entry, *_, loss = blocks()
     halved = [Halved(half), Halved(half)]
     chain: list[nn.Module] = [entry, *halved, loss]
-    return Stage(chain, half), halved, chain
+    return Stage(chain, half, [chain[block] for block in recomputed]), halved, chain
 
 
+@pytest.mark.parametrize("recomputed", [(), (1,), (1, 2)])
 @pytest.mark.parametrize("by_block", [False, True])
-def test_two_halves_are_the_whole_backward(by_block: bool) -> None:
+def test_two_halves_are_the_whole_backward(by_block: bool, recomputed: tuple[int, ...]) -> None:
     whole, whole_layers, whole_chain = halved_chain()
-    stage, layers, chain = halved_chain()
+    stage, layers, chain = halved_chain(recomputed)
     for number in (0, 1):
         forward(whole, number)
         whole.backward(number)
