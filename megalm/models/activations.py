@@ -1,15 +1,21 @@
 """What a block keeps between forward and backward, in closed form. No torch: the planner reads it.
 
 Counted is what autograd saves, each storage once, parameters left out; and what put-off weight products hold: the rows
-that layers have read, and the gradients of their outputs. Without dropout and without recomputation, and with the fused
-attention core, which keeps queries, keys, values, its output and one number for each query and head.
+that layers have read, and the gradients of their outputs. Without dropout, and with the fused attention core, which
+keeps queries, keys, values, its output and one number for each query and head.
+
+Operations that are computed again keep their inputs, and neither their results nor what lies between. A layer that is
+computed again whole keeps its input; only while its backward runs does it hold what it would have kept otherwise, its
+products' inputs whole. What put-off weight products hold is the same in every mode.
 """
 
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
 
 from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.tensor.heads import HeadCut
 from megalm.param_spec import even_ranges
+from megalm.recompute import KEEP_ALL, Operation, RecomputeConfig
 
 INT64, BOOL, STATISTIC = 8, 1, 4
 """Bytes of a token's number, of a mark, and of a norm's or the softmax's statistic of a row in fp32."""
@@ -69,7 +75,7 @@ class MicroBatchSize:
         return self.rows * self.tp_size if self.cut else self.tokens
 
 
-def kept_by_block(shape: DecoderShape, size: MicroBatchSize) -> list[Kept]:
+def kept_by_block(shape: DecoderShape, size: MicroBatchSize, recompute: RecomputeConfig = KEEP_ALL) -> list[Kept]:
     """Return what each block keeps: embedding, layers, head.
 
     Raises:
@@ -79,18 +85,25 @@ def kept_by_block(shape: DecoderShape, size: MicroBatchSize) -> list[Kept]:
         raise ValueError("the bytes kept by a model with dropout are not known in closed form")
     numbers = (size.tokens + (size.whole_rows if shape.learned_positions else 0)) * INT64
     embedding = Kept(numbers + size.tokens * BOOL, 0)
-    head = Kept(_norm(shape, size) + size.tokens * shape.hidden_size * size.element_size, 0)
-    return [embedding, *[_layer(shape, size)] * shape.num_layers, head]
+    head = Kept(_norm(shape, size, again=False) + size.tokens * shape.hidden_size * size.element_size, 0)
+    layers = []
+    for number in range(shape.num_layers):
+        layer = _layer(shape, size, recompute.operations_of(number))
+        entry = size.rows * shape.hidden_size * size.element_size
+        layers.append(replace(layer, for_backward=entry) if recompute.is_full(number) else layer)
+    return [embedding, *layers, head]
 
 
-def _norm(shape: DecoderShape, size: MicroBatchSize) -> int:
+def _norm(shape: DecoderShape, size: MicroBatchSize, *, again: bool) -> int:
     """Return what a norm keeps: its input and its statistics; the root-mean-square norm the normed rows too."""
     row = shape.hidden_size * size.element_size
+    if again:
+        return size.rows * row
     statistic = max(size.element_size, STATISTIC)
     return size.rows * (2 * row + statistic if shape.rms_norm else row + 2 * statistic)
 
 
-def _layer(shape: DecoderShape, size: MicroBatchSize) -> Kept:
+def _layer(shape: DecoderShape, size: MicroBatchSize, again: Set[Operation]) -> Kept:
     cut = HeadCut.of(shape.num_heads, shape.num_key_value_heads, size.tp_size)
     first, last = cut.query[size.tp_rank]
     heads, query = last - first, (last - first) * shape.head_dim
@@ -99,14 +112,18 @@ def _layer(shape: DecoderShape, size: MicroBatchSize) -> Kept:
     start, stop = even_ranges(shape.intermediate_size, size.tp_size)[size.tp_rank]
     inner, bytes_ = stop - start, size.element_size
     normed = size.rows * shape.hidden_size * bytes_
-    mlp = (4 if shape.gated_mlp else 2) * size.whole_rows * inner * bytes_
-    norms = 2 * _norm(shape, size)
+    widths = 2 if shape.gated_mlp else 1
+    mlp = widths * (1 if "activation" in again else 2) * size.whole_rows * inner * bytes_
+    norms = 2 * _norm(shape, size, again="norm" in again)
     if shape.parallel_residual:  # both norms read the same rows
         norms -= normed
     grouped = cut.key_of_query(size.tp_rank) != list(range(last - first))
-    for_backward = norms + 2 * normed + _core(shape, size, heads, query if grouped else key, grouped) + mlp
+    core = _core(shape, size, heads, query if grouped else key, grouped)
+    if "attention_core" in again:
+        core = size.whole_rows * (query + 2 * key) * bytes_
+    for_backward = norms + (0 if "norm" in again else 2 * normed) + core + mlp
     out_gradient = size.whole_rows * shape.hidden_size * bytes_
-    gradients = size.whole_rows * (query + 2 * key + (2 if shape.gated_mlp else 1) * inner) * bytes_
+    gradients = size.whole_rows * (query + 2 * key + widths * inner) * bytes_
     gradients += out_gradient * (1 if shape.parallel_residual and not size.cut else 2)
     read = 2 * normed + size.tokens * query * bytes_ + size.whole_rows * inner * bytes_
     return Kept(for_backward, read + gradients)

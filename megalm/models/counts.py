@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from megalm.models.decoder_shape import DecoderShape
+from megalm.recompute import KEEP_ALL, RecomputeConfig
 
 
 def linear_parameters_per_layer(shape: DecoderShape) -> int:
@@ -50,13 +51,33 @@ def training_flops_per_token(shape: DecoderShape, seq_length: int) -> int:
     return 3 * forward_flops_per_token(shape, seq_length)
 
 
+def hardware_flops_per_token(shape: DecoderShape, seq_length: int, recompute: RecomputeConfig) -> int:
+    """Return the FLOPs that are done for one token: those of training, and what is computed again."""
+    again = sum(recomputed_flops(shape, seq_length, recompute, layer) for layer in range(shape.num_layers))
+    return training_flops_per_token(shape, seq_length) + again
+
+
+def recomputed_flops(shape: DecoderShape, seq_length: int, recompute: RecomputeConfig, layer: int) -> int:
+    """Return the FLOPs that one layer computes again for one token.
+
+    A whole layer leaves out the products whose results only its own result needs: the MLP's last, and where attention
+    stands beside the MLP its output product too. Norms and non-linearities count nothing, as everywhere here.
+    """
+    query = shape.num_heads * shape.head_dim
+    core = 4 * seq_length * query
+    if recompute.is_full(layer):
+        unread = shape.intermediate_size + (query if shape.parallel_residual else 0)
+        return core + 2 * (linear_parameters_per_layer(shape) - shape.hidden_size * unread)
+    return core if "attention_core" in recompute.operations_of(layer) else 0
+
+
 @dataclass(frozen=True)
 class BlockFlops:
     """What one token costs in one block.
 
     Args:
         forward: of the forward pass.
-        backward_input: of the input half of the backward.
+        backward_input: of the input half of the backward, with what is computed again for it.
         backward_weight: of the weight half.
     """
 
@@ -70,8 +91,8 @@ class BlockFlops:
         return self.forward + self.backward_input + self.backward_weight
 
 
-def flops_by_block(shape: DecoderShape, seq_length: int) -> list[BlockFlops]:
-    """Return the training FLOPs of one token in each block: embedding, layers, head.
+def flops_by_block(shape: DecoderShape, seq_length: int, recompute: RecomputeConfig = KEEP_ALL) -> list[BlockFlops]:
+    """Return the FLOPs that are done for one token in each block: embedding, layers, head.
 
     Attention has no weights, so its backward is all input half. The head makes its gradients in the forward pass, chunk
     by chunk. Of the embedding, whose look-up is no product, the additions are counted.
@@ -79,6 +100,13 @@ def flops_by_block(shape: DecoderShape, seq_length: int) -> list[BlockFlops]:
     products = 2 * linear_parameters_per_layer(shape)
     attention = 4 * seq_length * shape.num_heads * shape.head_dim
     embedding = BlockFlops(shape.hidden_size, 0, shape.hidden_size)
-    layer = BlockFlops(products + attention, products + 2 * attention, products)
+    layers = [
+        BlockFlops(
+            products + attention,
+            products + 2 * attention + recomputed_flops(shape, seq_length, recompute, layer),
+            products,
+        )
+        for layer in range(shape.num_layers)
+    ]
     head = BlockFlops(3 * 2 * shape.vocab_size * shape.hidden_size, 0, 0)
-    return [embedding, *[layer] * shape.num_layers, head]
+    return [embedding, *layers, head]

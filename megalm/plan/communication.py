@@ -5,6 +5,10 @@ all-reduces of A a layer in the forward pass and two in the backward pass, one f
 input gradient. Under sequence parallelism each all-reduce is an all-gather and a reduce-scatter, which is the same
 volume, and each layer gathers its two inputs a second time in the backward pass instead of keeping them whole
 (Korthikanti et al. 2022, section 4.2.2).
+
+Operations that are computed again by themselves communicate nothing. A layer that is computed again whole sums its
+attention once more, unless attention stands beside the MLP, and never its result. Under sequence parallelism it gathers
+its two inputs, and keeps them whole for the weight gradients instead of gathering them then.
 """
 
 from collections import Counter
@@ -16,6 +20,7 @@ from megalm.parallel.tensor.heads import HeadCut
 from megalm.parallel.tensor.vocab import CHUNK_TOKENS
 from megalm.param_spec import aligned
 from megalm.plan.data_exchange import BYTES, Sharing, data_exchange
+from megalm.recompute import KEEP_ALL, RecomputeConfig
 
 
 def step_communication(
@@ -28,6 +33,7 @@ def step_communication(
     microbatch_tokens: Sequence[int],
     dtype: str,
     zero: Sharing | None = None,
+    recompute: RecomputeConfig = KEEP_ALL,
 ) -> Counter[Entry]:
     """Return how often a rank makes each collective in one step without evaluation and without a pipeline.
 
@@ -40,14 +46,15 @@ def step_communication(
         microbatch_tokens: tokens of each of the rank's micro-batches, padding included.
         dtype: of parameters, activations and gradient sums, ``float32`` or ``float64``.
         zero: what the data ranks share; ``None`` for nothing.
+        recompute: what is computed again.
     """
     zero = zero or Sharing(data_size)
     num_reductions = len(microbatch_tokens) if zero.reduces_often else 1
     entries: Counter[Entry] = data_exchange(shape, zero, tp_size, len(microbatch_tokens), dtype)
     if tp_size > 1:
         for tokens in microbatch_tokens:
-            cut = sequence_parallel
-            entries.update(_tensor_rows(shape, -(-tokens // tp_size) * tp_size if cut else tokens, cut, dtype))
+            rows = -(-tokens // tp_size) * tp_size if sequence_parallel else tokens
+            entries.update(_tensor_rows(shape, rows, sequence_parallel, dtype, recompute))
             entries.update(_head_chunks(tokens, dtype))
         for elements in _partial_sums(shape, tp_size, sequence_parallel):
             entries[Entry("all_reduce", "tp", dtype, elements * BYTES[dtype])] += num_reductions
@@ -58,7 +65,7 @@ def step_communication(
     return entries
 
 
-def _tensor_rows(shape: DecoderShape, rows: int, cut: bool, dtype: str) -> Counter[Entry]:
+def _tensor_rows(shape: DecoderShape, rows: int, cut: bool, dtype: str, recompute: RecomputeConfig) -> Counter[Entry]:
     """Return the collectives of activations of one micro-batch."""
     borders = 2 * shape.num_layers + 1  # two spans a layer; the embedding ends one, the head begins one
     payload = rows * shape.hidden_size * BYTES[dtype]
@@ -66,10 +73,13 @@ def _tensor_rows(shape: DecoderShape, rows: int, cut: bool, dtype: str) -> Count
     def times(kind: Kind, count: int) -> Counter[Entry]:
         return Counter({Entry(kind, "tp", dtype, payload): count})
 
+    sums = 2 * borders
+    if not shape.parallel_residual:
+        sums += sum(map(recompute.is_full, range(shape.num_layers)))
     if not cut:
-        return times("all_reduce", 2 * borders)
-    again = 2 * shape.num_layers  # layers gather their inputs again for the weight gradients
-    return times("all_gather", 2 * borders + again) + times("reduce_scatter", 2 * borders)
+        return times("all_reduce", sums)
+    again = 2 * shape.num_layers  # gathers of the layers' inputs: for the weight gradients, or for a recomputation
+    return times("all_gather", 2 * borders + again) + times("reduce_scatter", sums)
 
 
 def _head_chunks(tokens: int, dtype: str) -> Iterator[Entry]:

@@ -74,7 +74,7 @@ def _stages(config: RunConfig, num_stages: int) -> tuple[list[BlockFlops], list[
     """Return what each stage costs, and what it holds."""
     if config.model.family not in FAMILY_DEFAULTS:
         return [BlockFlops(1, 1, 1)] * num_stages, ["its share of the blocks"] * num_stages
-    blocks = flops_by_block(DecoderShape.of(config.model), config.train.seq_length)
+    blocks = flops_by_block(DecoderShape.of(config.model), config.train.seq_length, config.recompute)
     spans = cut_into_stages(config, len(blocks), num_stages)
     return [_sum([blocks[number] for number in span]) for span in spans], [_name(span, len(blocks)) for span in spans]
 

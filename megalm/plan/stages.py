@@ -22,6 +22,7 @@ def cut_into_stages(config: RunConfig, num_blocks: int, num_stages: int) -> list
     """
     costs: Sequence[float] = [1.0] * num_blocks
     if config.model.family in FAMILY_DEFAULTS:
-        costs = [block.whole for block in flops_by_block(DecoderShape.of(config.model), config.train.seq_length)]
+        shape = DecoderShape.of(config.model)
+        costs = [block.whole for block in flops_by_block(shape, config.train.seq_length, config.recompute)]
     sizes = config.pipeline.blocks_per_stage
     return partition(costs, num_stages, None if sizes == "auto" else sizes)

@@ -60,12 +60,14 @@ class Mfu:
         device_count: how many devices share the work.
         device_name: as the driver gives it; anything unknown, a CPU too, has no MFU.
         precision: ``train.precision``; fp64 has no MFU.
+        hardware_flops_per_token: of the model and of what is computed again; ``None`` when nothing is.
     """
 
     flops_per_token: float
     device_count: int
     device_name: str
     precision: str
+    hardware_flops_per_token: float | None = None
 
     @property
     def peak_flops(self) -> float | None:
@@ -84,10 +86,13 @@ class Mfu:
         if rate is None:
             return f"MFU is not given: the {self.precision} peak of {self.device_name!r} is not known."
         peak, source = rate
+        again = ""
+        if self.hardware_flops_per_token is not None:
+            again = f" With what is computed again the devices do {self.hardware_flops_per_token:.4g} FLOP a token."
         return (
             f"MFU = {self.flops_per_token:.4g} FLOP a token x tokens/s / "
             f"({self.device_count} x {peak / TERA:g} TFLOP/s): the model's forward and backward without recomputation "
-            f"over the {self.precision} peak of {self.device_name} ({source})."
+            f"over the {self.precision} peak of {self.device_name} ({source}).{again}"
         )
 
     def _rate(self) -> tuple[float, str] | None:

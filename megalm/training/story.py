@@ -9,7 +9,7 @@ import torch
 from megalm.errors import UserError
 from megalm.ledger import Ledger
 from megalm.models.config import FAMILY_DEFAULTS
-from megalm.models.counts import num_parameters, training_flops_per_token
+from megalm.models.counts import hardware_flops_per_token, num_parameters, training_flops_per_token
 from megalm.models.decoder_shape import DecoderShape
 from megalm.run_config import RunConfig
 from megalm.training.build import TrainingState
@@ -71,11 +71,14 @@ class Story:
             self.say(f"model: {self.config.model.family}, {num_parameters(shape):,} parameters")
             if shape.attention_dropout:
                 self.say("attention dropout is drawn by position, so attention takes the slower math path")
+            flops = training_flops_per_token(shape, self.config.train.seq_length)
+            done = hardware_flops_per_token(shape, self.config.train.seq_length, self.config.recompute)
             self._mfu = Mfu(
-                training_flops_per_token(shape, self.config.train.seq_length),
+                flops,
                 state.mesh.layout.world_size,
                 torch.cuda.get_device_name() if self._on_cuda else "cpu",
                 self.config.train.precision,
+                done if done > flops else None,
             )
             self.say(self._mfu.explanation())
         for tracker in self._trackers:

@@ -11,13 +11,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from megalm.batch import MicroBatch
 from megalm.mesh import Axis, Mesh
 from megalm.models.config import ModelConfig
-from megalm.models.counts import flops_by_block, forward_flops_per_token, num_parameters, training_flops_per_token
+from megalm.models.counts import (
+    flops_by_block,
+    forward_flops_per_token,
+    hardware_flops_per_token,
+    num_parameters,
+    training_flops_per_token,
+)
 from megalm.models.decoder import build_decoder
 from megalm.models.decoder_shape import DecoderShape
 from megalm.models.presets import PRESETS
 from megalm.parallel.pipeline.stage import Stage
+from megalm.recompute import RecomputeConfig
 from megalm.run_config import RunConfig
-from megalm.training.build import build_model
+from megalm.training.build import build_model, build_state
 from megalm.validation import validate
 from megalm.weight_half import WeightHalf
 
@@ -137,6 +144,49 @@ def test_flops_are_those_of_the_products(fields: dict[str, Any], learns: bool) -
     assert counter.get_total_flops() == 26 * per_token(
         DecoderShape.of(ModelConfig.model_validate({**SIZES, **fields})), 13
     )
+
+
+MODES: list[dict[str, Any]] = [
+    {"mode": "selective"},
+    {"mode": "selective", "operations": ["activation", "norm"]},
+    {"mode": "full"},
+    {"mode": "full", "every": 2},
+]
+
+
+@pytest.mark.parametrize("recompute", MODES, ids=str)
+@pytest.mark.parametrize("fields", SMALL.values(), ids=SMALL)
+def test_what_is_computed_again_is_counted_where_it_is_done(fields: dict[str, Any], recompute: dict[str, Any]) -> None:
+    """Nothing of it in the forward pass; and in the backward what torch counts, but no product that nobody reads."""
+    tree = {
+        "model": {**SIZES, **fields},
+        "data": {"train": [{"path": "not read"}]},
+        "train": {"seq_length": 13},
+        "recompute": recompute,
+    }
+    config = validate(RunConfig, tree)
+    state = build_state(config, Mesh.alone())
+    shape, section = DecoderShape.of(config.model), config.recompute
+    tokens = torch.arange(26).view(2, 13)
+    batch = MicroBatch(tokens, tokens, torch.arange(13).expand(2, 13), tokens, loss_scale=1 / 26)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
+    (stage,) = state.engine.stages.values()
+    _, *blocks = flops_by_block(shape, 13, section)
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        stage.forward(0, None, batch)
+        assert counter.get_total_flops() == 26 * sum(block.forward for block in blocks)
+        stage.backward(0)
+    assert counter.get_total_flops() == 26 * sum(block.whole for block in blocks)
+    assert counter.get_total_flops() == 26 * hardware_flops_per_token(shape, 13, section)
+
+
+def test_full_recomputation_costs_less_than_a_third_more() -> None:
+    shape = DecoderShape.of(ModelConfig.model_validate({"preset": "gpt3-175b"}))
+    model = training_flops_per_token(shape, 2048)
+    more = hardware_flops_per_token(shape, 2048, RecomputeConfig(mode="full")) / model - 1
+    assert 0.2 < more < 0.24  # a third without the 8 h^2 of 24 h^2 that the MLP's last product takes
+    selective = hardware_flops_per_token(shape, 2048, RecomputeConfig(mode="selective")) / model - 1
+    assert selective == pytest.approx(0.009, abs=0.001)  # 1 / 3 of attention's s / (6 h + s)
 
 
 @pytest.mark.parametrize("model", ["gpt2", "llama"])

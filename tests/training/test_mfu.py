@@ -14,6 +14,14 @@ def test_the_formula_by_hand() -> None:
     )
 
 
+def test_what_is_computed_again_is_no_work_of_the_model() -> None:
+    kept, again = (Mfu(6e9, 8, "NVIDIA H100 80GB HBM3", "bf16", done) for done in (None, 7.5e9))
+    assert again.at(500_000) == kept.at(500_000)
+    assert again.explanation() == kept.explanation() + (
+        " With what is computed again the devices do 7.5e+09 FLOP a token."
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "tera"),
     [
