@@ -30,8 +30,10 @@ setup(
         "typer>=0.29,<0.30",
     ],
     extras_require={
-        "deepspeed": ["deepspeed>=0.19.8"],
-        "fairscale": ["fairscale>=0.4.13"],
+        "deepspeed": [
+            "deepspeed>=0.19.8,<0.20"
+        ],  # its partitions are read: another minor version may lay them otherwise
+        "fairscale": ["fairscale>=0.4.13,<0.5"],
         "mpi": ["mpi4py>=4.1", "mpich>=5.0"],
         "tensorboard": ["tensorboard>=2.21"],
         "wandb": ["wandb>=0.31"],

@@ -19,6 +19,7 @@ from megalm.objectives.config import ObjectiveConfig
 from megalm.optim.config import OptimizerConfig
 from megalm.optim.lr_schedule import LrScheduleConfig
 from megalm.parallel.data.config import ZeroConfig
+from megalm.parallel.data.limits import check_backend
 from megalm.parallel.pipeline.config import PipelineConfig
 from megalm.parallel.pipeline.partition import partition
 from megalm.parallel.pipeline.schedule import stages_per_rank
@@ -94,6 +95,7 @@ class RunConfig(Section):
                 f"zero.shard_size={self.zero.shard_size} does not divide the {data_size} data-parallel ranks; choose a "
                 "divisor, or null for all of them."
             )
+        self._check_backend()
         num_stages = layout.pp * stages_per_rank(self.pipeline.schedule, self.pipeline.stages_per_rank)
         if ":" in model.family:  # a model of the user's own reads its sizes as it likes
             return self
@@ -110,6 +112,21 @@ class RunConfig(Section):
                 "needs at least one head."
             )
         return self
+
+    def _check_backend(self) -> None:
+        """Refuse what the engine of ``zero.backend`` cannot do."""
+        precisions = ("fp32", "fp64") if self.zero.backend == "fsdp2" else ("fp32",)
+        check_backend(
+            self.zero,
+            self.layout,
+            {
+                "tensor.sequence_parallel": (str(self.tensor.sequence_parallel).lower(), ("false",)),
+                "recompute.mode": (self.recompute.mode, ("none",)),
+                "optimizer.name": (self.optimizer.name, ("adamw",)),
+                "train.precision": (self.train.precision, precisions),
+                "run.trace": (str(self.run.trace).lower(), ("false",)),
+            },
+        )
 
     @property
     def shard_size(self) -> int:
@@ -131,6 +148,8 @@ class RunConfig(Section):
             found.append(f"zero.stage={self.zero.stage} has no effect: {why}.")
         if self.zero.shard_size is not None and not self.zero.stage:
             found.append(f"zero.shard_size={self.zero.shard_size} has no effect: zero.stage is 0.")
+        if self.zero.backend != "native" and self.zero.prefetch != 1:
+            found.append(f"zero.prefetch={self.zero.prefetch} has no effect: only zero.backend=native reads it.")
         if self.train.stop_after is not None and self.train.stop_after > self.train.steps:
             found.append(
                 f"train.stop_after={self.train.stop_after} has no effect: the run ends at step {self.train.steps}."

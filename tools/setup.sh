@@ -97,7 +97,10 @@ install_for_run() {
 
 install_for_test() {
     if [ "$(cat "$venv/.test" 2>/dev/null)" != "$(digest)" ]; then
-        quietly "what the tests need" pip_install --no-build-isolation --editable '.[dev,tensorboard,wandb]'
+        quietly "what DeepSpeed is built with" pip_install wheel ninja packaging
+        # Without its own kernels: with them DeepSpeed would be compiled for minutes, and nothing here calls them.
+        DS_BUILD_OPS=0 DS_ACCELERATOR=cpu quietly "what the tests need" \
+            pip_install --no-build-isolation --editable '.[dev,tensorboard,wandb,deepspeed,fairscale]'
         # Only its indexed-dataset files are read, as the oracle of ours; none of its own requirements are needed.
         quietly "megatron-core, an oracle of the tests" pip_install --no-deps megatron-core
         digest >"$venv/.test"

@@ -1,11 +1,12 @@
 """The one place where layout, model, engines and optimizer meet."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from megalm import registry
+from megalm.batch import MicroBatch
 from megalm.errors import UserError
 from megalm.mesh import Axis, Mesh
 from megalm.optim.adamw import AdamW
@@ -23,9 +24,13 @@ from megalm.parallel.pipeline.stage import Stage
 from megalm.parallel.pipeline.transport import Transport
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
+from megalm.training import stored
+from megalm.training.backend import Backend
+from megalm.training.backends.choose import foreign
 from megalm.training.held import Held
 from megalm.training.model import Part, build_part, model_positions
 from megalm.training.programs import Programs, rank_of_stage
+from megalm.training.stored import Stored
 from megalm.weight_half import WeightHalf
 
 RULES: Mapping[str, Callable[[OptimizerConfig], UpdateRule]] = {"adamw": AdamW, "lamb": Lamb, "sgd": Sgd}
@@ -61,6 +66,56 @@ class TrainingState:
     loss_scale: LossScale
     step: int = 0
 
+    @property
+    def updates(self) -> int:
+        """Updates done."""
+        return self.optimizer.updates
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        self.optimizer.updates = count
+
+    def run(self, microbatches: Sequence[MicroBatch]) -> Tensor:
+        """Forward, backward and exchange; see ``Backend``."""
+        self.exchange.zero()
+        scale = self.loss_scale.value
+        scaled = [replace(microbatch, loss_scale=scale * microbatch.loss_scale) for microbatch in microbatches]
+        return self.engine.run(self.programs.training(len(microbatches)), scaled) / scale
+
+    def clip(self) -> float:
+        """Clip the gradients by their global norm, and return it."""
+        return self.optimizer.clip(self.loss_scale.value)
+
+    def update(self, lr: float) -> None:
+        """Change what this rank owns, and give it to the others."""
+        self.optimizer.step(lr)
+        self.exchange.publish()
+
+    def evaluate(self, microbatches: Sequence[MicroBatch]) -> Tensor:
+        """Return this rank's share of the losses' sum."""
+        return self.engine.evaluate(self.programs.evaluation(len(microbatches)), microbatches)
+
+    def not_finite(self) -> list[str]:
+        """Return the names of parameters whose gradient, as far as this rank owns it, is not finite."""
+        return [
+            owned.slot.spec.name
+            for bucket in self.buckets
+            for owned in bucket.owned()
+            if not owned.view(bucket.owned_gradients).isfinite().all()
+        ]
+
+    def stored(self, *, weights_only: bool = False) -> Iterator[Stored]:
+        """Yield what a checkpoint holds of this rank."""
+        yield from stored.unlearned(self.model, self.held)
+        for bucket, kept in zip(self.buckets, self.optimizer.state, strict=True):
+            yield from stored.of_bucket(bucket, "", bucket.owned_values)
+            for name, flat in {} if weights_only else kept.items():
+                yield from stored.of_bucket(bucket, f"optimizer.{name}.", flat)
+
+    def loaded(self) -> None:
+        """Give loaded values to all ranks that keep them."""
+        self.exchange.publish()
+
 
 def build_model(config: RunConfig, mesh: Mesh) -> nn.Module:
     """Build this rank's slice of the model, with named specs and drawn values.
@@ -71,8 +126,21 @@ def build_model(config: RunConfig, mesh: Mesh) -> nn.Module:
     return build_part(config, mesh, _holders(config), Axis.alone()).model
 
 
+def build(config: RunConfig, mesh: Mesh) -> Backend:
+    """Build the model and the engine that trains it: the one that ``zero.backend`` names.
+
+    Raises:
+        UserError: the engine's package is not installed, or the model does not fit it.
+    """
+    if config.zero.backend == "native":
+        return build_state(config, mesh)
+    part = build_part(config, mesh, _holders(config), None)
+    schedule = lr_schedule(config.lr_schedule, config.optimizer.lr, config.train.steps)
+    return foreign(config, mesh, part, schedule)
+
+
 def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
-    """Build the model and all that trains it."""
+    """Build the model and all of our own that trains it."""
     holders = _holders(config)
     shard, replicas = mesh.shards(config.shard_size)
     part = build_part(config, mesh, holders, shard)

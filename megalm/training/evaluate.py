@@ -3,11 +3,11 @@
 from megalm import collectives
 from megalm.data.loader import ValidationData
 from megalm.run_config import RunConfig
-from megalm.training.build import TrainingState
+from megalm.training.backend import Backend
 from megalm.training.feed import Feed, count_valid, objective_of
 
 
-def evaluate(state: TrainingState, config: RunConfig, held_out: ValidationData) -> float | None:
+def evaluate(state: Backend, config: RunConfig, held_out: ValidationData) -> float | None:
     """Return the mean loss of the held-out tokens, ``None`` where nothing is held out.
 
     The same samples are read every time: the first ``train.eval_batches`` global batches of the held-out split.
@@ -18,7 +18,7 @@ def evaluate(state: TrainingState, config: RunConfig, held_out: ValidationData) 
     state.model.eval()
     for step in range(min(config.train.eval_batches, -(-held_out.num_samples // size))):
         microbatches = feed.evaluation_step(step, min(size, held_out.num_samples - step * size))
-        loss = state.engine.evaluate(state.programs.evaluation(len(microbatches)), microbatches)
+        loss = state.evaluate(microbatches)
         collectives.all_reduce(loss, state.mesh.data, scalar=True)
         total += collectives.all_reduce(loss, state.mesh.pp, scalar=True).item()
         num_valid += count_valid([microbatch.labels_bs for microbatch in microbatches], state.mesh.data)

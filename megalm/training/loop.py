@@ -15,7 +15,8 @@ from megalm.launcher.placement import Placement, from_environment
 from megalm.ledger import Ledger
 from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
-from megalm.training.build import TrainingState, build_state
+from megalm.training.backend import Backend
+from megalm.training.build import TrainingState, build
 from megalm.training.evaluate import evaluate
 from megalm.training.feed import Feed, objective_of
 from megalm.training.resume import check_same_run, facts, local_pieces, owned_pieces, restore
@@ -99,12 +100,13 @@ class _Run:
         }
         source = TrainingData(self.config.data, **settings)
         self.held_out = ValidationData(self.config.data, **settings)
-        state = build_state(self.config, self.mesh)
+        state = build(self.config, self.mesh)
         self._start_from(state, newest)
         self.story.begin(state, resumed=newest is not None)
         feed = Feed(self.config, self.mesh, source, objective_of(self.config))
         run_dir = Path(self.config.run.dir) if self.config.run.trace else None
-        with traced(run_dir, self.mesh, state.engine) as end_of_step:
+        engine = state.engine if isinstance(state, TrainingState) else None
+        with traced(run_dir, self.mesh, engine) as end_of_step:
             self._steps(state, feed, end_of_step)
         self.store.wait()
 
@@ -114,7 +116,7 @@ class _Run:
             return None
         return self.store.newest() if resume == "auto" else open_checkpoint(Path(resume), self.mesh.world)
 
-    def _start_from(self, state: TrainingState, newest: Checkpoint | None) -> None:
+    def _start_from(self, state: Backend, newest: Checkpoint | None) -> None:
         load, weights_only = self.config.checkpoint.load, self.config.checkpoint.weights_only
         if newest is not None:
             restore(state, newest)
@@ -123,13 +125,13 @@ class _Run:
             given = open_checkpoint(Path(load), self.mesh.world)
             if weights_only:
                 given.load(local_pieces(state, weights_only=True))
-                state.exchange.publish()
+                state.loaded()
             else:
                 check_same_run(self.config, given)
                 restore(state, given)
             self.story.say(f"loaded {load}" + (" (weights only)" if weights_only else ""))
 
-    def _steps(self, state: TrainingState, feed: Feed, end_of_step: Callable[[int], None]) -> None:
+    def _steps(self, state: Backend, feed: Feed, end_of_step: Callable[[int], None]) -> None:
         assert self.mesh.ledger is not None
         self.mesh.ledger.entries.clear()
         state.model.train()
@@ -148,13 +150,13 @@ class _Run:
             self.story.step(report, seconds, self._evaluated(state, report))
             self._save(state)
 
-    def _evaluated(self, state: TrainingState, report: StepReport) -> float | None:
+    def _evaluated(self, state: Backend, report: StepReport) -> float | None:
         every = self.config.train.eval_every
         if not every or (report.step % every and report.step != self.last_step):
             return None
         return evaluate(state, self.config, self.held_out)
 
-    def _save(self, state: TrainingState) -> None:
+    def _save(self, state: Backend) -> None:
         every, stop_after = self.config.checkpoint.every, self.config.train.stop_after
         last = state.step == self.last_step
         if (every and (state.step % every == 0 or last)) or (last and stop_after == state.step):

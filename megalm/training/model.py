@@ -63,7 +63,7 @@ def model_positions(mesh: Mesh) -> dict[str, int]:
     return {"tp": mesh.tp.rank}
 
 
-def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shard: Axis) -> Part:
+def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shard: Axis | None) -> Part:
     """Build this rank's part of the model, with named specs and drawn values.
 
     The values are a function of (run.seed, parameter name) alone; a rank draws what it owns and nothing else.
@@ -72,7 +72,8 @@ def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shar
         config: the run.
         mesh: this rank's axes.
         rank_of_stage: the rank of the pipeline that holds each stage.
-        shard: the axis of the data ranks that own a part of its parameters each.
+        shard: the axis of the data ranks that own a part of its parameters each; ``None`` where another engine shares
+            them out: each parameter then has memory of its own, and there are no buckets.
 
     Raises:
         UserError: the model does not fit the stages, or its blocks do not hold all of it.
@@ -99,9 +100,10 @@ def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shar
     return Part(model, held, _place(held, config, mesh, shard), [len(span) for span in spans], recomputed)
 
 
-def _place(held: Held, config: RunConfig, mesh: Mesh, shard: Axis) -> dict[tuple[int, int], list[Bucket]]:
+def _place(held: Held, config: RunConfig, mesh: Mesh, shard: Axis | None) -> dict[tuple[int, int], list[Bucket]]:
     """Give this rank's parameters and buffers their memory, and draw the values that it owns."""
-    dtype, zero_stage = DTYPES[config.train.precision], config.zero_stage if shard.size > 1 else 0
+    dtype = DTYPES[config.train.precision]
+    zero_stage = config.zero_stage if shard is not None and shard.size > 1 else 0
     for parameter in held.parameters():
         holders = held.holders.get(spec_of(parameter).name, [mesh.pp.rank])
         if mesh.pp.rank != holders[0]:  # a copy: counted and saved where the first one lies
@@ -112,9 +114,10 @@ def _place(held: Held, config: RunConfig, mesh: Mesh, shard: Axis) -> dict[tuple
             for group in _apart(parameters, held)
         ]
         for place, parameters in held.parameters_by_block().items()
+        if shard is not None
     }
-    frozen = [parameter for parameter in held.parameters() if not parameter.requires_grad]
-    for parameter in frozen:
+    plain = [parameter for parameter in held.parameters() if shard is None or not parameter.requires_grad]
+    for parameter in plain:
         storage = torch.empty(parameter.shape, device=mesh.device, dtype=dtype)
         if not parameter.is_meta:
             storage.copy_(parameter.data)
@@ -125,7 +128,7 @@ def _place(held: Held, config: RunConfig, mesh: Mesh, shard: Axis) -> dict[tuple
             wide = torch.promote_types(dtype, torch.float32)  # tables and statistics stay exact beside 16-bit values
             setattr(module, name, moved.to(wide) if buffer.is_floating_point() else moved)
     fill_tables(held.modules())
-    _draw(buckets, frozen, config.run.seed, model_positions(mesh))
+    _draw(buckets, plain, config.run.seed, model_positions(mesh))
     return buckets
 
 
@@ -137,12 +140,12 @@ def _apart(parameters: Sequence[nn.Parameter], held: Held) -> list[list[nn.Param
 
 def _draw(
     buckets: Mapping[tuple[int, int], Sequence[Bucket]],
-    frozen: Sequence[nn.Parameter],
+    plain: Sequence[nn.Parameter],
     seed: int,
     positions: Mapping[str, int],
 ) -> None:
     """Draw what this rank owns, from streams named by (seed, parameter name)."""
-    initialize(frozen, seed, positions)
+    initialize(plain, seed, positions)
     for bucket in (bucket for held in buckets.values() for bucket in held):
         for owned in bucket.owned():
             initialize_box(owned.view(bucket.owned_values), owned.slot.spec, seed, positions, owned.box.offsets)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from megalm import collectives
 from megalm.batch import MicroBatch
 from megalm.errors import TrainingError
-from megalm.training.build import TrainingState
+from megalm.training.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ class StepReport:
     updated: bool
 
 
-def train_step(
-    state: TrainingState, microbatches: Sequence[MicroBatch], *, skip_non_finite: bool = False
-) -> StepReport:
+def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_finite: bool = False) -> StepReport:
     """Forward, backward, exchange and update: one step of training.
 
     Args:
@@ -46,24 +44,20 @@ def train_step(
     Raises:
         TrainingError: the loss or a gradient is not finite; the parameter is named, on every rank alike.
     """
-    state.exchange.zero()
-    program, scale = state.programs.training(len(microbatches)), state.loss_scale.value
-    scaled = [replace(microbatch, loss_scale=scale * microbatch.loss_scale) for microbatch in microbatches]
-    loss, learned = _over_ranks(state, state.engine.run(program, scaled) / scale, microbatches)
-    grad_norm = state.optimizer.clip(scale)
+    loss, learned = _over_ranks(state, state.run(microbatches), microbatches)
+    grad_norm = state.clip()
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if not finite and not state.loss_scale.overflows() and not skip_non_finite:
         raise TrainingError(_what_is_not_finite(state, loss))
     lr = state.lr_schedule(state.step)
     if finite and learned:
         state.loss_scale.succeeds()
-        state.optimizer.step(lr)
-        state.exchange.publish()
+        state.update(lr)
     state.step += 1
     return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned)
 
 
-def _over_ranks(state: TrainingState, partial_loss: Tensor, microbatches: Sequence[MicroBatch]) -> tuple[float, bool]:
+def _over_ranks(state: Backend, partial_loss: Tensor, microbatches: Sequence[MicroBatch]) -> tuple[float, bool]:
     """Return the global batch's loss and whether it has a token to learn from, the same on every rank."""
     learned = any(microbatch.loss_scale for microbatch in microbatches)
     sums = torch.stack([partial_loss, partial_loss.new_tensor(learned)])
@@ -72,15 +66,9 @@ def _over_ranks(state: TrainingState, partial_loss: Tensor, microbatches: Sequen
     return loss, learning_ranks > 0
 
 
-def _what_is_not_finite(state: TrainingState, loss: float) -> str:
+def _what_is_not_finite(state: Backend, loss: float) -> str:
     """Return one sentence, the same on all ranks, that names the first parameter whose gradient is not finite."""
-    mine = [
-        owned.slot.spec.name
-        for bucket in state.buckets
-        for owned in bucket.owned()
-        if not owned.view(bucket.owned_gradients).isfinite().all()
-    ]
-    named = [name for names in collectives.gather_objects(mine[:1], state.mesh.world) for name in names]
+    named = [name for names in collectives.gather_objects(state.not_finite()[:1], state.mesh.world) for name in names]
     what = f"loss {loss}, and the gradient of {named[0]} is" if named else f"loss {loss} is"
     if not named and math.isfinite(loss):
         what = f"loss {loss}, but the gradient norm overflows: it is"

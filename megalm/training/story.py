@@ -12,7 +12,7 @@ from megalm.models.config import FAMILY_DEFAULTS
 from megalm.models.counts import hardware_flops_per_token, num_parameters, training_flops_per_token
 from megalm.models.decoder_shape import DecoderShape
 from megalm.run_config import RunConfig
-from megalm.training.build import TrainingState
+from megalm.training.backend import Backend
 from megalm.training.memory import peak_memory_gib
 from megalm.training.metrics import MetricsFile
 from megalm.training.mfu import Mfu
@@ -56,7 +56,7 @@ class Story:
         if self.tells:
             self._progress.message(text)
 
-    def begin(self, state: TrainingState, *, resumed: bool) -> None:
+    def begin(self, state: Backend, *, resumed: bool) -> None:
         """Open the account at the step that the run goes on from."""
         if not self.tells:
             return

@@ -63,15 +63,15 @@ class Trace:
 
 
 @contextmanager
-def traced(run_dir: Path | None, mesh: Mesh, engine: Engine) -> Iterator[Callable[[int], None]]:
+def traced(run_dir: Path | None, mesh: Mesh, engine: Engine | None) -> Iterator[Callable[[int], None]]:
     """Record what the engine does within this context; what it gives is called at the end of each step.
 
     Args:
         run_dir: the run's directory; ``None`` records nothing.
         mesh: this rank's axes.
-        engine: the engine that is recorded.
+        engine: the engine that is recorded; ``None`` records nothing.
     """
-    if run_dir is None:
+    if run_dir is None or engine is None:
         yield lambda step: None
         return
     trace = Trace(run_dir, mesh, engine)

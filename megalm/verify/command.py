@@ -46,6 +46,10 @@ def verify(config: RunConfig, steps: int = 3, scale: float = 1.0, precision: str
         UserError: the run file does not fit.
         TrainingError: a rank failed.
     """
+    if config.zero.backend != "native":
+        raise UserError(
+            f"verify judges our own engine, and zero.backend is {config.zero.backend}; give it zero.backend=native too."
+        )
     judged = _changed(shrunk(config, scale), {"train": {"precision": precision}, "run": {"device": "cpu"}})
     one_process = {
         "layout": Layout(),

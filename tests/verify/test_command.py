@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from megalm.errors import UserError
 from megalm.layout import Layout
-from megalm.verify.command import show
+from megalm.verify.command import show, verify
 from megalm.verify.compare import Finding
 from tests.verify.runs import LLAMA, run_file
 
@@ -59,6 +62,16 @@ def test_recomputation_is_judged_by_one_process_that_keeps_everything(path: Path
     done = run_verify(path, *words, fault="recomputed dropout drawn anew")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the layout changes the result: first in step 1 gradient norm" in done.stdout
+
+
+def test_other_engines_are_not_judged() -> None:
+    other: dict[str, Mapping[str, Any]] = {
+        "zero": {"backend": "fsdp2", "stage": 3},
+        "layout": {"dp": 2},
+        "train": {"precision": "fp32"},
+    }
+    with pytest.raises(UserError, match=r"verify judges our own engine, and zero\.backend is fsdp2"):
+        verify(run_file(LLAMA, **other))
 
 
 def test_the_first_disagreement_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,3 +29,8 @@ class ZeroConfig(Section):
     backend: Literal["native", "fsdp2", "deepspeed", "fairscale"] = Field(
         "native", description="Which engine does it; native composes with every other feature."
     )
+    offload: Literal["none", "cpu"] = Field(
+        "none",
+        description="deepspeed only, stages 1 to 3. cpu: optimizer state and the update are in the memory of the host; "
+        "saves GPU memory for slower steps.",
+    )

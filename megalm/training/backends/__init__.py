@@ -1,0 +1,1 @@
+"""Other engines behind the interface of our own: torch's FSDP2, DeepSpeed, fairscale."""

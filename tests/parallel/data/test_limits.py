@@ -1,0 +1,54 @@
+"""Oracle: docs/backends.md, by hand: what each engine refuses, in one sentence that says what to do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from megalm.errors import UserError
+from megalm.layout import Layout
+from megalm.parallel.data.limits import STAGES
+from tests.training.backends.runs import run_config
+
+TWO = Layout(dp=2)
+
+REFUSED: list[tuple[str, int, Layout, dict[str, Mapping[str, Any]], str]] = [
+    ("fsdp2", 0, TWO, {}, r"has no stage 0; set zero.stage=2 or 3, or use native\.$"),
+    ("fsdp2", 1, TWO, {}, "has no stage 1"),
+    ("fairscale", 2, TWO, {}, "has no stage 2; set zero.stage=1 or 3"),
+    ("deepspeed", 3, Layout(dp=2, pp=2), {}, "needs layout.pp=1"),
+    ("fsdp2", 3, Layout(dp=2, pp=2), {}, "needs layout.pp=1"),
+    ("deepspeed", 1, Layout(tp=2), {}, "needs layout.dp of 2 or more"),
+    ("fsdp2", 3, TWO, {"zero": {"stage": 3, "backend": "fsdp2", "shard_size": 1}}, "leave zero.shard_size=null"),
+    ("fsdp2", 3, Layout(dp=2, tp=2), {"tensor": {"sequence_parallel": True}}, "set tensor.sequence_parallel=false"),
+    ("deepspeed", 3, TWO, {"train": {"precision": "fp64"}}, "does not work with train.precision=fp64"),
+    ("fairscale", 3, TWO, {"train": {"precision": "fp64"}}, "set train.precision=fp32"),
+    ("fsdp2", 3, TWO, {"optimizer": {"name": "examples.own_optimizer:Lion"}}, "set optimizer.name=adamw"),
+    ("deepspeed", 2, TWO, {"run": {"trace": True}}, "set run.trace=false"),
+    ("fsdp2", 3, TWO, {"zero": {"stage": 3, "backend": "fsdp2", "offload": "cpu"}}, "zero.offload=cpu"),
+    ("native", 1, TWO, {"zero": {"stage": 1, "offload": "cpu"}}, "zero.offload=cpu"),
+    ("deepspeed", 0, TWO, {"zero": {"stage": 0, "backend": "deepspeed", "offload": "cpu"}}, "zero.offload=cpu"),
+]
+
+
+@pytest.mark.parametrize(("backend", "stage", "layout", "sections", "told"), REFUSED)
+def test_refused_in_one_sentence(
+    backend: str, stage: int, layout: Layout, sections: dict[str, Mapping[str, Any]], told: str
+) -> None:
+    with pytest.raises(UserError, match=told) as refusal:
+        run_config(layout, backend, stage, **sections)
+    assert "\n" not in str(refusal.value)
+    assert f"zero.backend={backend}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("backend", STAGES)
+def test_what_an_engine_has_is_not_refused(backend: str) -> None:
+    for stage in STAGES[backend]:
+        assert run_config(Layout(dp=2, tp=2), backend, stage).zero.stage == stage
+
+
+def test_recomputation_is_our_engines() -> None:
+    config = run_config(TWO, "fsdp2", 3)
+    asked = config.model_copy(update={"recompute": config.recompute.model_copy(update={"mode": "full"})})
+    with pytest.raises(UserError, match=r"set recompute\.mode=none"):
+        asked._check_backend()
