@@ -13,7 +13,7 @@ Quantity = Literal["tokens_per_s", "tokens_per_cpu_s", "peak_mib"]
 
 @dataclass(frozen=True)
 class Bound:
-    """A bound on megalm's median over the peer's.
+    """A bound on one side's median over the peer's.
 
     Args:
         quantity: which number is compared.
@@ -32,7 +32,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Claim:
-    """megalm beside one peer on one layout.
+    """One side beside its peer on one layout.
 
     Args:
         name: on the command line and in the table.
@@ -43,6 +43,7 @@ class Claim:
         bounds: all must hold.
         pp: ranks of the pipeline.
         micro_batch_size: sequences of a micro-batch; ``None`` for the whole local batch.
+        ours: the side whose medians stand over the peer's.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Claim:
     bounds: tuple[Bound, ...]
     pp: int = 1
     micro_batch_size: int | None = None
+    ours: str = "megalm"
 
     @property
     def num_ranks(self) -> int:
@@ -119,7 +121,7 @@ def medians(measurements: Sequence[Measurement], side: str) -> dict[Quantity, fl
     }
 
 
-def ratios(measurements: Sequence[Measurement], peer: str) -> dict[Quantity, float]:
-    """Return megalm's medians over the peer's."""
-    ours, theirs = medians(measurements, "megalm"), medians(measurements, peer)
-    return {quantity: ours[quantity] / theirs[quantity] for quantity in ours}
+def ratios(measurements: Sequence[Measurement], peer: str, ours: str = "megalm") -> dict[Quantity, float]:
+    """Return the medians of one side over the peer's."""
+    mine, theirs = medians(measurements, ours), medians(measurements, peer)
+    return {quantity: mine[quantity] / theirs[quantity] for quantity in mine}

@@ -1,7 +1,10 @@
 """The side under test: megalm as ``megalm train`` builds it, fed from memory instead of from a corpus."""
 
 import os
+from collections.abc import Mapping
 from math import prod
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +39,9 @@ class FixedTokens:
         return Rows(tokens, np.zeros(tokens.shape, dtype=np.int32), np.arange(start, start + count))
 
 
-def run_config(workload: Workload, dp: int, tp: int, pp: int, micro_batch_size: int) -> RunConfig:
+def run_config(
+    workload: Workload, dp: int, tp: int, pp: int, micro_batch_size: int, zero: Mapping[str, Any] = MappingProxyType({})
+) -> RunConfig:
     """Return the run that does the workload: AdamW with the numbers of PyTorch's, a pipeline by 1F1B."""
     return RunConfig.model_validate(
         {
@@ -51,6 +56,7 @@ def run_config(workload: Workload, dp: int, tp: int, pp: int, micro_batch_size: 
             },
             "layout": {"dp": dp, "tp": tp, "pp": pp},
             "pipeline": {"schedule": "1f1b"},
+            "zero": dict(zero),
             "optimizer": {
                 "lr": workload.learning_rate,
                 "betas": [0.9, 0.999],

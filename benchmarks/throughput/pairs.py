@@ -24,10 +24,10 @@ DROPPED = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "T
 """Beginnings of variables that would change the allocator, the threads or the placement of a side."""
 
 
-def turns(peer: str, num_pairs: int) -> Iterator[str]:
-    """Yield the sides in the order they are measured: megalm and the peer in turn, the first of a pair by turns too."""
+def turns(peer: str, num_pairs: int, ours: str = "megalm") -> Iterator[str]:
+    """Yield the sides in the order they are measured: ours and the peer in turn, the first of a pair by turns too."""
     for pair in range(num_pairs):
-        yield from ("megalm", peer) if pair % 2 == 0 else (peer, "megalm")
+        yield from (ours, peer) if pair % 2 == 0 else (peer, ours)
 
 
 def measure_pairs(
@@ -45,7 +45,7 @@ def measure_pairs(
         RuntimeError: a rank failed, or a side does other work.
     """
     measured = []
-    for side in turns(claim.peer, num_pairs):
+    for side in turns(claim.peer, num_pairs, claim.ours):
         measured.append(measure_side(claim, side, workload))
         tell(measured[-1])
     return measured

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from benchmarks.throughput.measure import Step, leave, read_rank
 from benchmarks.throughput.workload import Workload
+from benchmarks.zero.claims import ENGINES
 
 
 def _build(side: str, workload: Workload, dp: int, tp: int, pp: int, micro_batch_size: int) -> tuple[Step, int]:
@@ -22,6 +23,10 @@ def _build(side: str, workload: Workload, dp: int, tp: int, pp: int, micro_batch
         from benchmarks.throughput import megalm_side
 
         return megalm_side.build_step(workload, dp, tp, pp, micro_batch_size)
+    if side in ENGINES:
+        from benchmarks.zero import sides
+
+        return sides.build_step(side, workload, dp, micro_batch_size)
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
     if side == "torch-pipelining":
@@ -44,7 +49,7 @@ def _build(side: str, workload: Workload, dp: int, tp: int, pp: int, micro_batch
 def main() -> None:
     """Build the side, measure it, and print this rank's reading."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("side", choices=("megalm", "plain", "torch-pipelining", "megatron-core"))
+    parser.add_argument("side", choices=("megalm", "plain", "torch-pipelining", "megatron-core", *ENGINES))
     parser.add_argument("--dp", type=int, default=1)
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--pp", type=int, default=1)

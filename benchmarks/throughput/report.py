@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
 
 def verdicts(claim: Claim, measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     """Return, for each bound of the claim, the ratio of medians and whether the bound holds."""
-    found = ratios(measurements, claim.peer)
+    found = ratios(measurements, claim.peer, claim.ours)
     return [
         {**asdict(bound), "measured": found[bound.quantity], "holds": bound.holds(found[bound.quantity])}
         for bound in claim.bounds
@@ -45,15 +45,16 @@ def verdicts(claim: Claim, measurements: Sequence[Measurement]) -> list[dict[str
 
 
 def result(
+    name: str,
     workload: Workload,
     num_pairs: int,
     measured: Sequence[tuple[Claim, Sequence[Measurement]]],
     overheads: Mapping[str, Sequence[Overhead]],
 ) -> dict[str, Any]:
-    """Return all that the results file holds; ``overheads`` are by the names of pipeline claims."""
+    """Return all that the results file of the benchmark ``name`` holds; ``overheads`` are by the names of claims."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python -m benchmarks.throughput {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
         "machine": machine(),
         "workload": {**asdict(workload), "num_parameters": workload.num_parameters},
         "pairs": num_pairs,
@@ -62,9 +63,10 @@ def result(
                 "name": claim.name,
                 "layout": {"dp": claim.dp, "tp": claim.tp, "pp": claim.pp, "threads_per_rank": claim.threads},
                 "micro_batch_size": claim.micro_batch(workload),
+                "ours": claim.ours,
                 "peer": claim.peer,
-                "medians": {side: medians(measurements, side) for side in ("megalm", claim.peer)},
-                "ratios": ratios(measurements, claim.peer),
+                "medians": {side: medians(measurements, side) for side in (claim.ours, claim.peer)},
+                "ratios": ratios(measurements, claim.peer, claim.ours),
                 "bounds": verdicts(claim, measurements)
                 + ([overhead.verdict(overheads[claim.name])] if claim.name in overheads else []),
                 "measurements": [asdict(each) for each in measurements],
@@ -76,16 +78,20 @@ def result(
 
 def table(measured: Sequence[tuple[Claim, Sequence[Measurement]]]) -> Table:
     """Return the medians of every claim, their ratios, and which bounds hold."""
-    shown = Table(title="medians; a ratio is megalm over the peer")
-    for column in ("claim", "quantity", "megalm", "peer", "ratio", "bound", ""):
+    shown = Table(title="medians; a ratio is the first over the peer")
+    for column in ("claim", "quantity", "first", "peer", "ratio", "bound", ""):
         shown.add_column(column, justify="left" if column in ("claim", "quantity") else "right")
     for claim, measurements in measured:
-        ours, theirs = medians(measurements, "megalm"), medians(measurements, claim.peer)
+        ours, theirs = medians(measurements, claim.ours), medians(measurements, claim.peer)
         bounds = {bound.quantity: bound for bound in claim.bounds}
-        for number, (quantity, ratio) in enumerate(ratios(measurements, claim.peer).items()):
+        for number, (quantity, ratio) in enumerate(ratios(measurements, claim.peer, claim.ours).items()):
             bound = bounds.get(quantity)
             shown.add_row(
-                f"{claim.name} / {claim.peer}" if number == 0 else "",
+                f"{claim.name} / {claim.peer}"
+                if claim.ours == "megalm"
+                else f"{claim.ours} / {claim.peer}"
+                if number == 0
+                else "",
                 UNITS[quantity],
                 f"{ours[quantity]:.1f}",
                 f"{theirs[quantity]:.1f}",

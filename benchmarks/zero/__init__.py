@@ -1,1 +1,1 @@
-"""What sharding and the update cost beside the plain form."""
+"""ZeRO beside other engines, with the same model and the same steps; and what the updates cost."""

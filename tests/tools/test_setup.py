@@ -109,7 +109,7 @@ def test_what_is_done_is_not_done_again_until_a_pin_changes(fake_pip: Path) -> N
     with (fake_pip / "constraints.txt").open("a") as constraints:
         constraints.write("another==1.0\n")
     run_setup(fake_pip)
-    assert installs(fake_pip)[5:] == ["setuptools", "--no-build-isolation --editable ."]
+    assert installs(fake_pip)[6:] == ["setuptools", "--no-build-isolation --editable ."]
 
 
 def test_torch_index_is_for_torch_only(fake_pip: Path) -> None:

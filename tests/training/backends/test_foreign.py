@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from torch.distributed.tensor import DTensor
 
 from megalm.layout import Layout
-from tests.ranks import RankPool
-from tests.training.backends.runs import Seen, handed_on, run_config, trained, trained_around, trained_by_rank
+from megalm.run_config import RunConfig
+from megalm.training.backends.foreign import Foreign
+from tests.ranks import RankContext, RankPool
+from tests.training.backends.runs import Seen, begin, handed_on, run_config, trained, trained_around, trained_by_rank
 
 STEPS = 20
 DATA = Layout(dp=2)
@@ -86,3 +89,15 @@ def test_deepspeed_offloads_to_the_host(ranks: RankPool, alone: Seen, stage: int
     config = run_config(DATA, "deepspeed", stage, zero={"stage": stage, "backend": "deepspeed", "offload": "cpu"})
     for seen in ranks.run(2, trained_by_rank, config, 5):
         check(seen, alone)
+
+
+def keeps_gathered(context: RankContext, config: RunConfig) -> bool:
+    state, feed = begin(config)
+    state.evaluate(feed.training_step(0))
+    assert isinstance(state, Foreign)
+    return not isinstance(next(state.whole.blocks[1].parameters()), DTensor)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_stage_3_of_fsdp2_gives_values_back_after_a_forward(ranks: RankPool, stage: int) -> None:
+    assert ranks.run(2, keeps_gathered, run_config(DATA, "fsdp2", stage)) == [stage == 2] * 2
