@@ -29,8 +29,6 @@ VERBS = (
     "logs",
     "import",
     "export",
-    "import-ds",
-    "export-ds",
     "generate",
     "eval",
     "bench",

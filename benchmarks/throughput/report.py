@@ -87,11 +87,7 @@ def table(measured: Sequence[tuple[Claim, Sequence[Measurement]]]) -> Table:
         for number, (quantity, ratio) in enumerate(ratios(measurements, claim.peer, claim.ours).items()):
             bound = bounds.get(quantity)
             shown.add_row(
-                f"{claim.name} / {claim.peer}"
-                if claim.ours == "megalm"
-                else f"{claim.ours} / {claim.peer}"
-                if number == 0
-                else "",
+                f"{claim.name} / {claim.peer}" if number == 0 else "",
                 UNITS[quantity],
                 f"{ours[quantity]:.1f}",
                 f"{theirs[quantity]:.1f}",

@@ -114,6 +114,35 @@ def verify_rank(job: Annotated[Path, typer.Argument(metavar="JOB_DIR", show_defa
     return probe_rank(job, from_environment(os.environ))
 
 
+@app.command("export-ds")
+def export_ds(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT_DIR", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
+    run: Annotated[
+        str | None, typer.Option(help="The run file, of a model of one's own only.", show_default=False)
+    ] = None,
+) -> int:
+    """Write a checkpoint as a universal one of DeepSpeed's: DIR/zero/NAME/fp32.pt and so on."""
+    from megalm.training.deepspeed_files import export_deepspeed
+
+    count = export_deepspeed(checkpoint, folder, None if run is None else RunConfig.load(run))
+    print(f"{count} parameters in {folder / 'zero'}")
+    return 0
+
+
+@app.command("import-ds")
+def import_ds(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
+    directory: Annotated[Path, typer.Argument(metavar="OUT", show_default=False)],
+    run: Annotated[str, typer.Option(help="The run file that goes on from it; it says the model.", show_default=False)],
+) -> int:
+    """Make a checkpoint in OUT of a universal one of DeepSpeed's, for checkpoint.load, and print its folder."""
+    from megalm.training.deepspeed_files import import_deepspeed
+
+    print(import_deepspeed(folder, directory, RunConfig.load(run)))
+    return 0
+
+
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)]) -> int:
     """Write a run's report.html anew and print its path."""
