@@ -39,6 +39,12 @@ class PiecePlanner(DefaultSavePlanner):
         """Return the values of the rectangle at ``index``."""
         return self._values[index.fqn, tuple(cast(torch.Size, index.offset))]
 
+    def values_alone(self, index: MetadataIndex) -> Tensor:
+        """Return the values at ``index`` in this machine's memory and in a storage of their own, as torch saves it."""
+        values = self.lookup_object(index).detach()
+        alone = values.is_cpu and values.is_contiguous() and values.untyped_storage().nbytes() == values.nbytes
+        return values if alone else values.to("cpu", copy=True, memory_format=torch.contiguous_format)
+
     def copy_values(self, plans: Sequence[SavePlan]) -> None:
         """Keep copies, in this machine's memory, of the values that the plans name, and let go of all others."""
         wanted = [(item.index.fqn, tuple(cast(torch.Size, item.index.offset))) for plan in plans for item in plan.items]

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
-from torch.distributed.checkpoint.filesystem import FileSystemWriter, _StorageInfo
+import torch
+from torch.distributed.checkpoint.filesystem import DEFAULT_SUFFIX, FileSystemWriter, _StorageInfo
 from torch.distributed.checkpoint.metadata import MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
@@ -22,7 +23,7 @@ from megalm.errors import UserError
 
 
 class _Writer(FileSystemWriter):
-    """torch's writer of checkpoint files, onto durable files.
+    """torch's names and metadata of checkpoint files, onto durable files.
 
     The files are torch's ``.distcp``, each a row of ``torch.save`` entries, which load with ``weights_only``. DCP's
     safetensors files are not used: they keep only one rectangle of a tensor in each file, and build a whole file in
@@ -97,7 +98,17 @@ class Save:
         }
 
     def _write_file(self, plan: SavePlan) -> list[WriteResult]:
-        return self._writer.write_data(plan, self._planner).value() if plan.items else []
+        """Write one file, one value after the other: torch's writer keeps its copies of all until the file is whole."""
+        if not plan.items:
+            return []
+        name, results = f"{plan.storage_data.prefix}0{DEFAULT_SUFFIX}", []
+        with self._files.create_stream(self._folder / name, "wb") as stream:
+            for item in plan.items:
+                values, start = self._planner.values_alone(item.index), stream.tell()
+                torch.save(values, cast(IO[bytes], stream))
+                place = _StorageInfo(name, start, stream.tell() - start)
+                results.append(WriteResult(item.index, values.nbytes, place))
+        return results
 
     def _complete(self, written: list[dict[str, Any]]) -> None:
         """Write what the folder holds, and turn it into the checkpoint of this step."""
