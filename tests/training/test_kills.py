@@ -15,7 +15,9 @@ from tests.verify.runs import GPT2, run_file
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10 if os.environ.get("MEGALM_TEST_FULL") else 3
-STEPS = 60
+STEPS = 120
+LAST_KILL = 90
+"""No kill is planned after this step: a busy machine may look a while later."""
 
 
 def start(run_file_path: Path, run_dir: Path) -> subprocess.Popen[bytes]:
@@ -76,7 +78,7 @@ def test_kills_lose_nothing(run: tuple[Path, list[float]], tmp_path: Path) -> No
     for kill in range(KILLS):
         before = steps_done(tmp_path)
         launcher = start(path, tmp_path)
-        target = min(before + chance.randint(1, 2 * STEPS // KILLS), STEPS - 1)
+        target = min(before + chance.randint(1, STEPS // KILLS), LAST_KILL)
         while steps_done(tmp_path) < target and launcher.poll() is None:
             time.sleep(0.002)
         running = processes_of(tmp_path)
