@@ -23,7 +23,9 @@ def build_step(side: str, workload: Workload, dp: int, micro_batch_size: int) ->
     in_megalm = engine.backend != "zero-redundancy"
     zero = {"backend": engine.backend, "stage": engine.stage} if in_megalm else {"stage": engine.stage}
     config = run_config(workload, dp, 1, 1, micro_batch_size, zero)
-    ranks.start(from_environment(os.environ) or Placement.alone(), "cpu", config.run.timeout)
+    ranks.start(
+        from_environment(os.environ) or Placement.alone(), "cpu", config.run.timeout, keep_large=config.zero_stage < 2
+    )
     mesh = Mesh.build(config.layout)
     if in_megalm:
         state: Backend = build(config, mesh)

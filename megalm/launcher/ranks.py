@@ -12,18 +12,19 @@ from megalm.launcher.placement import Placement
 from megalm.launcher.threads import threads_per_rank
 
 
-def start(placement: Placement, device_type: str, timeout_s: float) -> None:
+def start(placement: Placement, device_type: str, timeout_s: float, *, keep_large: bool = True) -> None:
     """Make this process ready to compute and, in a run of several, join the default process group.
 
     Args:
         placement: which rank this is, and where the ranks meet.
         device_type: ``cpu`` (gloo) or ``cuda`` (nccl, and gloo for bookkeeping).
         timeout_s: how long the ranks wait for one another, here and in each collective.
+        keep_large: whether large blocks of memory are kept for the next step; see ``keep_memory``.
 
     Raises:
         UserError: the ranks do not meet.
     """
-    keep_memory()
+    keep_memory(large=keep_large)
     if placement.launcher == "slurm" and "SLURM_CPUS_PER_TASK" in os.environ:
         torch.set_num_threads(int(os.environ["SLURM_CPUS_PER_TASK"]))
     elif placement.launcher == "torchrun" or "OMP_NUM_THREADS" not in os.environ:  # torchrun sets 1 unasked

@@ -38,7 +38,7 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
     """
     placement = placement or from_environment(os.environ) or Placement.alone()
     choice = devices.choose(config.run.device, placement.local_world_size)
-    ranks.start(placement, choice.type, config.run.timeout)
+    ranks.start(placement, choice.type, config.run.timeout, keep_large=config.zero_stage < 2)
     try:
         config.layout.check(placement.world_size)
         mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout)
