@@ -33,10 +33,10 @@ def _claim(name: str, ours: str, peer: str, ratio: float) -> Claim:
 
 
 CLAIMS = (
-    _claim("stage1-deepspeed", "native-1", "deepspeed-1", 1.0),
-    _claim("stage2-deepspeed", "native-2", "deepspeed-2", 1.0),
-    _claim("stage3-deepspeed", "native-3", "deepspeed-3", 1.0),
-    _claim("stage1-torch", "native-1", "zero-redundancy-1", 1.0),
-    _claim("stage3-torch", "native-3", "fsdp2-3", 1.0),
-    _claim("stage3-stage0", "native-3", "native-0", 0.8),
+    _claim("stage1-deepspeed", "native-1", "deepspeed-1", 1.3),
+    _claim("stage2-deepspeed", "native-2", "deepspeed-2", 1.3),
+    _claim("stage3-deepspeed", "native-3", "deepspeed-3", 1.3),
+    _claim("stage1-torch", "native-1", "zero-redundancy-1", 1.15),
+    _claim("stage3-torch", "native-3", "fsdp2-3", 1.3),
+    _claim("stage3-stage0", "native-3", "native-0", 0.85),
 )

@@ -16,7 +16,7 @@ from megalm.optim.rule import UpdateRule
 from megalm.parallel.data.bucket import make_bucket
 
 HIDDEN, LAYERS = 576, 8
-MOST = 2.5
+MOST = 2.0
 """How much more processor time than AdamW's LAMB may take."""
 
 
