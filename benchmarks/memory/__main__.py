@@ -25,9 +25,9 @@ GIB = 2**30
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = {
     "family": "gpt2",
-    "num_hidden_layers": 55,
-    "hidden_size": 768,
-    "num_attention_heads": 12,
+    "num_hidden_layers": 126,
+    "hidden_size": 512,
+    "num_attention_heads": 8,
     "vocab_size": 8192,
     "max_position_embeddings": 256,
 }

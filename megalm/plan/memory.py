@@ -67,23 +67,6 @@ def kept_bytes(num_elements: int, sharing: Sharing, size: ElementBytes) -> KeptB
     return KeptBytes(values * size.value, gradients * size.total, share * size.state)
 
 
-def window_bytes(largest: Sequence[int], sharing: Sharing, size: ElementBytes) -> int:
-    """Return the most bytes beside ``kept_bytes`` that whole buckets take for a while in a step.
-
-    From stage 2 on the gradients of two blocks are being summed while those of a third are made, each with what comes
-    in from the other ranks; at stage 3 the values of a block and of those gathered ahead are whole too.
-
-    Args:
-        largest: the elements of the rank's buckets.
-        sharing: the ZeRO stage and its ranks.
-        size: of one element.
-    """
-    sizes = sorted(largest, reverse=True)
-    gradients = sum(sizes[:3]) + sum(sizes[:2]) if sharing.stage >= 2 else 0
-    values = sum(sizes[: sharing.prefetch + 2]) if sharing.stage == 3 else 0
-    return gradients * size.total + values * size.value
-
-
 def buckets_of_rank(
     shape: DecoderShape, tp_size: int, shard_size: int, blocks: Sequence[int], *, apart: bool = False
 ) -> list[int]:

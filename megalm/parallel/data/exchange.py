@@ -98,7 +98,7 @@ class Exchange:
                 bucket.values.give_back()
 
     def reduce(self, place: Place) -> None:
-        """Start the sums of one block's gradients; from stage 2 on at most two are under way."""
+        """Start the sums of one block's gradients; from stage 2 on those of the block before are completed first."""
         for bucket in self._own[place]:
             if bucket.slots:
                 gradients = bucket.gradients.hand_over()
@@ -147,7 +147,7 @@ class Exchange:
         if bucket.zero_stage < 2 and self._shard.size == 1:
             self._running.append(_Running(bucket, None, collectives.all_reduce_async(gradients, self._replicas)))
             return
-        while bucket.zero_stage >= 2 and len(self._running) > 1:
+        while bucket.zero_stage >= 2 and self._running:
             self._complete(self._running.popleft())
         share, handle = collectives.reduce_scatter_rows_async(gradients.view(self._shard.size, -1), self._shard)
         self._running.append(_Running(bucket, share[0], handle))
