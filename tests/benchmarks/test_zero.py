@@ -35,8 +35,8 @@ def test_claims_name_engines_that_there_are() -> None:
 
 
 def test_ratios_are_of_the_first_side_over_its_peer() -> None:
-    seen = [Measurement("native-1", 120.0, 60.0, 100.0, 4.5, 1), Measurement("deepspeed-1", 100.0, 50.0, 200.0, 4.5, 1)]
-    assert ratios(seen, "deepspeed-1", "native-1")["tokens_per_s"] == 1.2
+    seen = [Measurement("native-1", 140.0, 70.0, 100.0, 4.5, 1), Measurement("deepspeed-1", 100.0, 50.0, 200.0, 4.5, 1)]
+    assert ratios(seen, "deepspeed-1", "native-1")["tokens_per_s"] == 1.4
     assert verdicts(FIRST, seen)[0]["holds"] is True
     kept = result("zero", TINY, 1, [(FIRST, seen)], {})
     assert kept["claims"][0]["ours"] == "native-1"

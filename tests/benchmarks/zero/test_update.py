@@ -19,7 +19,7 @@ def test_a_trial_shows_both_and_judges_them() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == ""
     shown = re.fullmatch(
-        r"([\d,]+) elements: AdamW [\d.]+ ms, LAMB [\d.]+ ms, ([\d.]+) times \(at most 2.0\): (holds|FAILS)\n",
+        r"([\d,]+) elements: AdamW [\d.]+ ms, LAMB [\d.]+ ms, ([\d.]+) times \(at most 2\): (holds|FAILS)\n",
         done.stdout,
     )
     assert shown is not None
