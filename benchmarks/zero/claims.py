@@ -11,19 +11,23 @@ class Engine:
     """One engine at one stage.
 
     Args:
-        backend: as ``zero.backend`` names it, or ``zero-redundancy`` for torch's ZeroRedundancyOptimizer.
+        name: as ``zero.backend`` has it, or ``zero-redundancy``, torch's ZeroRedundancyOptimizer.
         stage: of ZeRO.
+        in_megalm: whether it trains megalm's model, by ``zero.backend``; else the plain one, as its own users do.
     """
 
-    backend: str
+    name: str
     stage: int
+    in_megalm: bool = True
 
 
 ENGINES: Mapping[str, Engine] = {
     **{f"native-{stage}": Engine("native", stage) for stage in range(4)},
-    **{f"deepspeed-{stage}": Engine("deepspeed", stage) for stage in (1, 2, 3)},
-    "fsdp2-3": Engine("fsdp2", 3),
-    "zero-redundancy-1": Engine("zero-redundancy", 1),
+    **{f"backend-deepspeed-{stage}": Engine("deepspeed", stage) for stage in (1, 2, 3)},
+    "backend-fsdp2-3": Engine("fsdp2", 3),
+    **{f"deepspeed-{stage}": Engine("deepspeed", stage, in_megalm=False) for stage in (1, 2, 3)},
+    "fsdp2-3": Engine("fsdp2", 3, in_megalm=False),
+    "zero-redundancy-1": Engine("zero-redundancy", 1, in_megalm=False),
 }
 """By side."""
 
@@ -39,4 +43,8 @@ CLAIMS = (
     _claim("stage1-torch", "native-1", "zero-redundancy-1", 1.15),
     _claim("stage3-torch", "native-3", "fsdp2-3", 1.3),
     _claim("stage3-stage0", "native-3", "native-0", 0.85),
+    _claim("engine1-deepspeed", "native-1", "backend-deepspeed-1", 1.0),
+    _claim("engine2-deepspeed", "native-2", "backend-deepspeed-2", 1.0),
+    _claim("engine3-deepspeed", "native-3", "backend-deepspeed-3", 1.0),
+    _claim("engine3-torch", "native-3", "backend-fsdp2-3", 1.0),
 )

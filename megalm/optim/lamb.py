@@ -22,31 +22,29 @@ class Lamb:
         """Read betas, eps and weight decay."""
         self.config = config
 
-    def turn(
-        self, move: Tensor, values: Tensor, gradients: Tensor, state: Mapping[str, Tensor], *, decay: bool, step: int
-    ) -> None:
-        """Make ``move`` -u; see ``LayerRule``.
+    def turn(self, gradients: Tensor, values: Tensor, state: Mapping[str, Tensor], *, decay: bool, step: int) -> None:
+        """Make the gradients -u; see ``LayerRule``.
 
-        It is where a step of AdamW leads to from the values, with a learning rate of 1 and a decay of 1 more: by the
-        one the values themselves are taken off.
+        It is where a step of AdamW leads to with a learning rate of 1 and a decay of 1, which takes off what it began
+        from. So it may begin from the gradients themselves: the kernel reads an element before it writes it.
         """
-        weight_decay = self.config.weight_decay if decay else 0.0
-        move.copy_(values)
         torch._fused_adamw_(
-            [move],
+            [gradients],
             [gradients],
             [state["exp_avg"]],
             [state["exp_avg_sq"]],
             [],
-            [torch.tensor(float(step), device=values.device)],
+            [torch.tensor(float(step), device=gradients.device)],
             lr=1.0,
             beta1=self.config.betas[0],
             beta2=self.config.betas[1],
-            weight_decay=1.0 + weight_decay,
+            weight_decay=1.0,
             eps=self.config.eps,
             amsgrad=False,
             maximize=False,
         )
+        if decay:
+            gradients.add_(values, alpha=-self.config.weight_decay)
 
     def ratio(self, value_norm: float, move_norm: float) -> float:
         """Return the paper's trust ratio; 1 where either norm is 0."""

@@ -18,8 +18,8 @@ from megalm.mesh import Axis
 from megalm.optim.rule import LayerRule
 from megalm.parallel.data.bucket import Bucket, Slot
 
-PIECE = 2**19
-"""Elements: the five tensors of a piece stay in a shared cache, and the calls for it cost little beside the work."""
+PIECE = 2**17
+"""Elements: the four tensors of a piece stay in a cache, and the calls for it cost little beside the work."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class LayerUpdate:
     ) -> None:
         """See the class."""
         self._rule, self._holders = rule, holders
-        self._some = buckets[0].owned_values[:0] if buckets else torch.empty(0)
+        self._device = buckets[0].owned_values.device if buckets else torch.device("cpu")
         groups = [
             _Group(
                 is_matrix,
@@ -101,15 +101,14 @@ class LayerUpdate:
 
     def __call__(self, lr: float, step: int) -> None:
         """Make update number ``step``, from 1."""
-        scratch = self._some.new_empty(PIECE)
         for batch in self._batches:
-            for group, ratio in zip(batch, self._ratios(batch, step, scratch), strict=True):
+            for group, ratio in zip(batch, self._ratios(batch, step), strict=True):
                 for piece in group.pieces:
                     piece.values.add_(piece.gradients, alpha=lr * group.rate * ratio)
 
-    def _ratios(self, batch: Sequence[_Group], step: int, scratch: Tensor) -> list[float]:
+    def _ratios(self, batch: Sequence[_Group], step: int) -> list[float]:
         """Turn the gradients of some groups into moves; return how far each group goes."""
-        squares = torch.stack([self._turn(group, step, scratch) for group in batch])
+        squares = torch.stack([self._turn(group, step) for group in batch])
         for axis in self._holders:
             collectives.all_reduce(squares, axis, scalar=True)
         return [
@@ -117,17 +116,15 @@ class LayerUpdate:
             for group, (values, moves) in zip(batch, squares.tolist(), strict=True)
         ]
 
-    def _turn(self, group: _Group, step: int, scratch: Tensor) -> Tensor:
+    def _turn(self, group: _Group, step: int) -> Tensor:
         """Turn gradients into moves; return the squares of values and of moves that this rank counts, [2]."""
         squares: list[Tensor] = []
         for piece in group.pieces:
-            move = scratch[: len(piece.values)]
-            self._rule.turn(move, piece.values, piece.gradients, piece.state, decay=group.decay, step=step)
+            self._rule.turn(piece.gradients, piece.values, piece.state, decay=group.decay, step=step)
             for span in piece.counted:
-                squares += [torch.dot(part, part) for part in (piece.values[span], move[span])]
-            piece.gradients.copy_(move)
+                squares += [torch.dot(part, part) for part in (piece.values[span], piece.gradients[span])]
         if not squares:
-            return torch.zeros(2, dtype=torch.float64, device=scratch.device)
+            return torch.zeros(2, dtype=torch.float64, device=self._device)
         return torch.stack(squares).view(-1, 2).sum(0, dtype=torch.float64)
 
 

@@ -43,15 +43,12 @@ class LayerRule(Protocol):
 
     state_names: tuple[str, ...]
 
-    def turn(
-        self, move: Tensor, values: Tensor, gradients: Tensor, state: Mapping[str, Tensor], *, decay: bool, step: int
-    ) -> None:
-        """Overwrite ``move``, and change ``state`` in place; where all else is 0 the move must be 0.
+    def turn(self, gradients: Tensor, values: Tensor, state: Mapping[str, Tensor], *, decay: bool, step: int) -> None:
+        """Turn gradients into moves and change ``state``, both in place; where all else is 0 the move must be 0.
 
         Args:
-            move: flat, of any content.
+            gradients: flat, complete and clipped; the moves when this returns.
             values: flat, a part of one parameter, or of vectors; they stay.
-            gradients: flat, complete and clipped.
             state: flat tensors by name.
             decay: whether weight decay applies.
             step: number of this update, from 1.

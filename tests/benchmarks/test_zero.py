@@ -1,8 +1,10 @@
 """Oracle: the same steps on one process of our own engine; arithmetic by hand."""
 
+from collections.abc import Callable
+
 import pytest
 
-from benchmarks.throughput import pairs
+from benchmarks.throughput import pairs, plain_torch
 from benchmarks.throughput.claims import Measurement, ratios
 from benchmarks.throughput.megalm_side import FixedTokens, run_config
 from benchmarks.throughput.pairs import turns
@@ -53,9 +55,25 @@ def alone() -> list[float]:
     return [train_step(state, feed.training_step(step)).loss for step in range(TINY.steps)]
 
 
-def test_a_side_learns_what_one_process_learns() -> None:
-    expected = alone()
-    assert len(set(expected)) == 4
-    for seen in pairs._run_ranks(FIRST, "zero-redundancy-1", TINY):
-        assert seen.losses == pytest.approx(expected, rel=1e-5)
+def plain_alone() -> list[float]:
+    step, _ = plain_torch.build_step(TINY, data_parallel=False)
+    return [step(index) for index in range(TINY.steps)]
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"),
+    [
+        ("native-3", alone),
+        ("backend-fsdp2-3", alone),
+        ("fsdp2-3", plain_alone),
+        ("zero-redundancy-1", plain_alone),
+        ("deepspeed-2", plain_alone),
+    ],
+)
+def test_a_side_learns_what_one_process_learns(side: str, expected: Callable[[], list[float]]) -> None:
+    """Oracle: the same steps on one process, by megalm or by plain PyTorch."""
+    losses = expected()
+    assert len(set(losses)) == 4
+    for seen in pairs._run_ranks(FIRST, side, TINY):
+        assert seen.losses == pytest.approx(losses, rel=1e-5)
         assert seen.num_parameters == TINY.num_parameters

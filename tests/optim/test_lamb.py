@@ -1,7 +1,5 @@
 """Oracle: LAMB written from the paper, one parameter at a time, in float64."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -97,13 +95,3 @@ def test_the_ratio_is_1_where_a_norm_is_0() -> None:
     rule = Lamb(CONFIG)
     assert rule.ratio(3.0, 4.0) == 0.75
     assert rule.ratio(0.0, 4.0) == rule.ratio(3.0, 0.0) == rule.ratio(0.0, 0.0) == 1
-
-
-def test_what_lay_in_the_move_before_does_not_matter() -> None:
-    moves = []
-    for before in (0.0, math.nan):
-        move = torch.full((37,), before, dtype=torch.float64)
-        state = {name: torch.zeros(37, dtype=torch.float64) for name in Lamb.state_names}
-        Lamb(CONFIG).turn(move, draws(1, 37), draws(2, 37), state, decay=True, step=1)
-        moves.append(move)
-    assert torch.equal(*moves)

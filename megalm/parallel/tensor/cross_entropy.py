@@ -14,13 +14,14 @@ from megalm import collectives
 from megalm.batch import IGNORED
 from megalm.mesh import Axis
 from megalm.parallel.tensor.gradient import add_product
-from megalm.parallel.tensor.product import product, widened
+from megalm.parallel.tensor.product import product, product_into, widened
 from megalm.parallel.tensor.region import Region
 from megalm.parallel.tensor.vocab import CHUNK_TOKENS, vocab_ranges
 from megalm.param_spec import Init, ParamSpec, Split
 from megalm.parameters import new_parameter
 
 LOG2_E = 1 / math.log(2)
+"""The product that makes the logits has this factor for nothing, and exp2 takes less time than exp."""
 
 ROWS_IN_CACHE = 16
 """The softmax makes several passes over the logits; of so many rows at a time they stay in a processor's cache."""
@@ -30,7 +31,7 @@ def chunk_losses(logits_tv: Tensor, local_labels: Tensor, ours: Tensor, axis: Ax
     """Return each token's loss [t] and the denominator [t] of its softmax, whose numerators the logits become in place.
 
     Args:
-        logits_tv: [t, local vocabulary]; overwritten.
+        logits_tv: [t, local vocabulary], times ``LOG2_E``; overwritten.
         local_labels: int64 [t], each label as an index of the local vocabulary, 0 where it is another rank's.
         ours: bool [t], where the label is in the local vocabulary.
         axis: the tensor axis; two all-reduces a chunk.
@@ -39,9 +40,9 @@ def chunk_losses(logits_tv: Tensor, local_labels: Tensor, ours: Tensor, axis: Ax
     collectives.all_reduce(top, axis, "max")
     logits_tv.sub_(top.unsqueeze(-1))
     said = logits_tv.gather(-1, local_labels.unsqueeze(-1)).squeeze(-1).masked_fill_(~ours, 0)
-    logits_tv.mul_(LOG2_E).exp2_()  # takes half of what exp_ takes here, the factor included
+    logits_tv.exp2_()
     totals = collectives.all_reduce(torch.stack([logits_tv.sum(-1), said]), axis)
-    return totals[0].log() - totals[1], totals[0]
+    return totals[0].log() - totals[1] / LOG2_E, totals[0]
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -58,12 +59,13 @@ class _HeadLoss(torch.autograd.Function):
         dx = torch.empty_like(whole) if learn else None
         weight_gradient: Tensor | None = None
         wide_weight = widened(weight)
-        buffer = wide_weight.new_empty(min(CHUNK_TOKENS, len(labels)), weight.shape[0])
+        buffer = loss.new_empty(min(CHUNK_TOKENS, len(labels)), weight.shape[0])
+        in_cache = region.axis.size == 1 and not whole.is_cuda  # over ranks each piece costs two collectives
         for first in range(0, len(labels), CHUNK_TOKENS):
             part = slice(first, first + CHUNK_TOKENS)
             count = min(CHUNK_TOKENS, len(labels) - first)
-            logits = torch.mm(widened(whole[part]), wide_weight.t(), out=buffer[:count]).to(loss.dtype)
-            rows = ROWS_IN_CACHE if region.axis.size == 1 else count  # over ranks each piece costs two collectives
+            logits = product_into(buffer[:count], widened(whole[part]), wide_weight.t(), LOG2_E)
+            rows = ROWS_IN_CACHE if in_cache else count
             for piece, begin in zip(torch.split(logits, rows), range(first, first + count, rows), strict=True):
                 at = slice(begin, begin + len(piece))
                 losses, totals = chunk_losses(piece, local[at], ours[at], region.axis)

@@ -28,6 +28,20 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return made.to(a.dtype)
 
 
+def product_into(out: Tensor, a: Tensor, b: Tensor, factor: float) -> Tensor:
+    """Overwrite ``out`` with ``factor * (a @ b)``, rounded to its own dtype only, and return it.
+
+    Args:
+        out: [n, m].
+        a: [n, k], widened.
+        b: [k, m], widened.
+        factor: costs nothing.
+    """
+    if out.dtype == a.dtype:
+        return torch.addmm(out, a, b, beta=0, alpha=factor, out=out)
+    return torch.addmm(out, a, b, out_dtype=out.dtype, beta=0, alpha=factor, out=out)
+
+
 def add_product_to(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Add ``a @ b`` to ``total``, which is as wide as the operands or wider, without rounding in between.
 
@@ -39,5 +53,7 @@ def add_product_to(total: Tensor, a: Tensor, b: Tensor) -> None:
     wide_a, wide_b = widened(a), widened(b)
     if total.dtype == wide_a.dtype:
         torch.addmm(total, wide_a, wide_b, out=total)
+    elif wide_a.dtype in HALVES:
+        torch.addmm(total, wide_a, wide_b, out_dtype=total.dtype, out=total)
     else:
         total.add_(wide_a @ wide_b)

@@ -81,7 +81,7 @@ class DeepSpeed(Foreign):
         self.zero_stage = config.zero.stage
         owners: list[Axis] = [mesh.model, mesh.data] if self.zero_stage else [mesh.model]
         super().__init__(config, mesh, part, lr_schedule, owners)
-        package = _import(mesh.device.type)
+        package = import_deepspeed(mesh.device.type)
         for block in self.whole.apart():  # gathered and given back as a whole: our layers reach into one another
             if block is not self.whole.blocks[0]:  # DeepSpeed waits for the gradient of a whole block's input
                 package.utils.set_z3_leaf_module(block, True)
@@ -163,7 +163,7 @@ class DeepSpeed(Foreign):
         return list(self._optimizer.single_partition_of_fp32_groups) if self.zero_stage else list(self.parameters)
 
 
-def _import(device_type: str) -> Any:
+def import_deepspeed(device_type: str) -> Any:
     """Import DeepSpeed so that it computes where the mesh does, and compiles nothing.
 
     It reads its device from variables that only some launchers set. Its start would build a shared-memory all-reduce

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from megalm.parallel.tensor.product import HALVES, add_product_to, product
+from megalm.parallel.tensor.product import HALVES, add_product_to, product, product_into, widened
 
 DTYPES = [torch.float64, torch.float32, *HALVES]
 
@@ -36,3 +36,11 @@ def test_a_sum_wider_than_what_the_device_multiplies() -> None:
     total = torch.zeros(7, 5, dtype=torch.float64)
     add_product_to(total, a, b)
     torch.testing.assert_close(total, (a @ b).double(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_product_into_wider_memory_is_rounded_to_its_dtype_only(dtype: torch.dtype) -> None:
+    a, b, _ = operands(dtype)
+    out = torch.full((7, 5), torch.nan, dtype=torch.promote_types(dtype, torch.float32))
+    assert product_into(out, widened(a), widened(b), 0.5) is out
+    torch.testing.assert_close(out.double(), 0.5 * (a.double() @ b.double()), rtol=1e-6, atol=1e-5)
