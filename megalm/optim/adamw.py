@@ -27,7 +27,7 @@ class AdamW:
             [state["exp_avg"]],
             [state["exp_avg_sq"]],
             [],
-            [torch.tensor(float(step), device=values.device)],
+            [torch.full((), float(step), device=values.device)],
             lr=lr,
             beta1=self.config.betas[0],
             beta2=self.config.betas[1],

@@ -34,7 +34,7 @@ class Lamb:
             [state["exp_avg"]],
             [state["exp_avg_sq"]],
             [],
-            [torch.tensor(float(step), device=gradients.device)],
+            [torch.full((), float(step), device=gradients.device)],
             lr=1.0,
             beta1=self.config.betas[0],
             beta2=self.config.betas[1],

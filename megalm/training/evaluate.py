@@ -18,7 +18,7 @@ def evaluate(state: Backend, config: RunConfig, held_out: ValidationData) -> flo
     state.model.eval()
     for step in range(min(config.train.eval_batches, -(-held_out.num_samples // size))):
         microbatches = feed.evaluation_step(step, min(size, held_out.num_samples - step * size))
-        loss = state.evaluate(microbatches)
+        loss = state.evaluate(microbatches).cpu()
         collectives.all_reduce(loss, state.mesh.data, scalar=True)
         total += collectives.all_reduce(loss, state.mesh.pp, scalar=True).item()
         num_valid += count_valid([microbatch.labels_bs for microbatch in microbatches], state.mesh.data)

@@ -55,7 +55,8 @@ class Feed:
         """Return this rank's micro-batches of a 0-based step, scaled by the global batch's valid tokens."""
         share = self._share(step, self._global_batch_size)
         num_valid = count_valid([share.labels_bs], self._mesh.data)
-        return split(replace(share, loss_scale=1 / num_valid if num_valid else 0.0), self._micro_batch_size)
+        share = replace(share, loss_scale=1 / num_valid if num_valid else 0.0)
+        return split(to_device(share, self._mesh.device), self._micro_batch_size)
 
     def evaluation_step(self, step: int, batch_size: int) -> list[MicroBatch]:
         """Return this rank's micro-batches of a held-out batch of ``batch_size`` samples; losses are not scaled.
@@ -64,10 +65,11 @@ class Feed:
         earlier goes on with a sample of which nothing is learned.
         """
         size = self._micro_batch_size
-        found = split(replace(self._share(step, batch_size), loss_scale=1.0), size)
+        share = replace(self._share(step, batch_size), loss_scale=1.0)
+        found = split(to_device(share, self._mesh.device), size)
         missing = -(-self._per_rank(batch_size) // size) - len(found)
         if missing:
-            filler = self._micro_batch(step, 0, 1)
+            filler = to_device(self._micro_batch(step, 0, 1), self._mesh.device)
             found += [replace(filler, labels_bs=torch.full_like(filler.labels_bs, IGNORED), loss_scale=1.0)] * missing
         return found
 
@@ -80,8 +82,7 @@ class Feed:
         return self._micro_batch(step, first, min(per_rank, batch_size - first))
 
     def _micro_batch(self, step: int, first: int, count: int) -> MicroBatch:
-        rows = self._source.rows(step, first, count)
-        return to_device(self._objective(rows, reset_attention=self._reset_attention), self._mesh.device)
+        return self._objective(self._source.rows(step, first, count), reset_attention=self._reset_attention)
 
 
 def count_valid(labels: Sequence[Tensor], data: Axis) -> int:

@@ -44,8 +44,9 @@ def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_f
     Raises:
         TrainingError: the loss or a gradient is not finite; the parameter is named, on every rank alike.
     """
-    loss, learned = _over_ranks(state, state.run(microbatches), microbatches)
+    partial_loss = state.run(microbatches)
     grad_norm = state.clip()
+    loss, learned = _over_ranks(state, partial_loss, microbatches)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if not finite and not state.loss_scale.overflows() and not skip_non_finite:
         raise TrainingError(_what_is_not_finite(state, loss))
@@ -60,6 +61,7 @@ def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_f
 def _over_ranks(state: Backend, partial_loss: Tensor, microbatches: Sequence[MicroBatch]) -> tuple[float, bool]:
     """Return the global batch's loss and whether it has a token to learn from, the same on every rank."""
     learned = any(microbatch.loss_scale for microbatch in microbatches)
+    partial_loss = partial_loss.cpu()
     sums = torch.stack([partial_loss, partial_loss.new_tensor(learned)])
     collectives.all_reduce(sums, state.mesh.data, scalar=True)
     loss, learning_ranks = collectives.all_reduce(sums, state.mesh.pp, scalar=True).tolist()

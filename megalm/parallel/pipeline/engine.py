@@ -69,7 +69,7 @@ class Engine:
     def run(self, program: Program, microbatches: Sequence[MicroBatch]) -> Tensor:
         """Execute a training program and return this rank's share of the global batch's loss, a float64 scalar.
 
-        Only the rank with the last stage has a share; the others return 0.
+        Only the rank with the last stage has a share; the others return 0. A GPU may still be at work on it.
 
         Raises:
             LostRank: a neighbour in the pipeline is gone or silent.
@@ -118,7 +118,7 @@ class _Run:
                 record(action, started, self._engine.now())
         if self._transport is not None:
             self._transport.finish()
-        return torch.zeros((), dtype=torch.float64) if self._loss is None else self._loss.cpu()
+        return torch.zeros((), dtype=torch.float64) if self._loss is None else self._loss
 
     def _do(self, action: Action) -> None:
         stage, number = action.stage, action.microbatch

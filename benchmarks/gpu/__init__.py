@@ -1,0 +1,1 @@
+"""One GPU: model FLOPs utilization and memory beside the GPT that one writes in plain PyTorch."""
