@@ -11,8 +11,12 @@ Operation = Literal["attention_core", "activation", "norm"]
 non-linearity of the MLP; the norms."""
 
 
+SMALLEST_OFFLOADED = 2**18
+"""Bytes of the smallest tensor that is offloaded: to start a copy takes about as long as to make one of this size."""
+
+
 class RecomputeConfig(Section):
-    """What is computed again in backward instead of being kept from forward."""
+    """What layers keep from forward to backward, and where; what they do not keep is computed again."""
 
     mode: Literal["none", "selective", "full"] = Field(
         "none",
@@ -29,6 +33,12 @@ class RecomputeConfig(Section):
         ["attention_core"],
         min_length=1,
         description="with selective, what is computed again; activation and norm save memory at next to no cost",
+    )
+
+    offload: Literal["none", "cpu"] = Field(
+        "none",
+        description="cpu: what each layer keeps is in the memory of the host between its forward and its backward; "
+        "saves GPU memory in every mode, for copies beside the compute. The result is the same.",
     )
 
     def is_full(self, layer: int) -> bool:

@@ -11,7 +11,10 @@ from pathlib import Path
 FLOORS = (
     ("errors", "section", "registry", "extras", "run_file", "overrides", "validation", "not_built"),
     ("layout",),
-    ("boxes", "param_spec", "parameters", "batch", "rng", "ledger", "mesh", "collectives", "recompute", "weight_half"),
+    (
+        *("boxes", "param_spec", "parameters", "batch", "rng", "ledger", "mesh", "collectives", "recompute"),
+        *("host", "weight_half"),
+    ),
     ("parallel", "data", "checkpoint"),
     ("models", "objectives", "optim", "layers"),
     ("run_config",),

@@ -9,34 +9,28 @@ from megalm.parallel.data.bucket import Bucket
 
 
 class ElementUpdate:
-    """Updates what this rank owns.
+    """Updates what this rank owns of one bucket.
 
     Args:
         rule: the update rule.
-        buckets: values and complete gradients.
-        state: of each bucket, tensors of the owned range by name.
-        rates: of each bucket, the factor of its learning rate.
+        bucket: values and complete gradients.
+        state: tensors of the owned range by name.
+        rate: the factor of its learning rate.
     """
 
-    def __init__(
-        self,
-        rule: ElementRule,
-        buckets: Sequence[Bucket],
-        state: Sequence[Mapping[str, Tensor]],
-        rates: Sequence[float],
-    ) -> None:
+    def __init__(self, rule: ElementRule, bucket: Bucket, state: Mapping[str, Tensor], rate: float) -> None:
         """See the class."""
-        self._rule, self._buckets, self._state, self._rates = rule, buckets, state, rates
+        self.buckets: Sequence[Bucket] = [bucket]
+        self._rule, self._bucket, self._state, self._rate = rule, bucket, state, rate
 
     def __call__(self, lr: float, step: int) -> None:
         """Make update number ``step``, from 1."""
-        for bucket, state, rate in zip(self._buckets, self._state, self._rates, strict=True):
-            for decay, span in bucket.segments():
-                self._rule.update(
-                    bucket.owned_values[span],
-                    bucket.owned_gradients[span],
-                    {name: tensor[span] for name, tensor in state.items()},
-                    lr=lr * rate,
-                    decay=decay,
-                    step=step,
-                )
+        for decay, span in self._bucket.segments():
+            self._rule.update(
+                self._bucket.owned_values[span],
+                self._bucket.owned_gradients[span],
+                {name: tensor[span] for name, tensor in self._state.items()},
+                lr=lr * self._rate,
+                decay=decay,
+                step=step,
+            )

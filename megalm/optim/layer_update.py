@@ -83,6 +83,7 @@ class LayerUpdate:
         positions: Mapping[str, int],
     ) -> None:
         """See the class."""
+        self.buckets = buckets
         self._rule, self._holders = rule, holders
         self._device = buckets[0].owned_values.device if buckets else torch.device("cpu")
         groups = [

@@ -11,6 +11,7 @@ from megalm.mesh import Axis
 from megalm.optim.element_update import ElementUpdate
 from megalm.optim.layer_update import LayerUpdate
 from megalm.optim.rule import LayerRule, UpdateRule
+from megalm.optim.updates import OffloadedUpdates, Update, Updates, with_gradients_on
 from megalm.parallel.data.bucket import Bucket
 
 CLIP_EPS = 1e-6
@@ -18,7 +19,7 @@ CLIP_EPS = 1e-6
 
 
 class Optimizer:
-    """Clips and updates the buckets.
+    """Clips and updates the buckets; those whose owned values lie on the host are updated there.
 
     Args:
         rule: the update rule.
@@ -28,6 +29,10 @@ class Optimizer:
         positions: this rank's position on each model axis, by name.
         layer_lr_decay: the learning rate of a block is this times that of the next one.
         clip_grad_norm: largest global gradient norm; 0 never scales.
+
+    Attributes:
+        state: of each bucket, what the rule keeps by name, where the owned values lie.
+        updated: the buckets as the rule sees them: with owned values on the host, a copy of the gradients there too.
     """
 
     def __init__(
@@ -49,11 +54,14 @@ class Optimizer:
         self.state = [{name: torch.zeros_like(bucket.owned_values) for name in rule.state_names} for bucket in buckets]
         self._counted = list(_counted(buckets, positions))
         rates = [_lr_scale(bucket, layer_lr_decay) for bucket in buckets]
-        self._update = (
-            LayerUpdate(rule, buckets, self.state, rates, holders=holders, positions=positions)
+        host = next((bucket.host for bucket in buckets), None)
+        self.updated = buckets if host is None else [with_gradients_on(host, bucket) for bucket in buckets]
+        updates: list[Update] = (
+            [LayerUpdate(rule, self.updated, self.state, rates, holders=holders, positions=positions)]
             if isinstance(rule, LayerRule)
-            else ElementUpdate(rule, buckets, self.state, rates)
+            else [ElementUpdate(rule, *each) for each in zip(self.updated, self.state, rates, strict=True)]
         )
+        self._update = Updates(updates) if host is None else OffloadedUpdates(host, buckets, updates)
 
     def grad_norm(self) -> float:
         """Return the norm of the whole gradient: each element of each parameter is counted once."""

@@ -6,7 +6,7 @@ With Psi parameters over N data-parallel ranks, in float32 with two moments: 16 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megalm.models.decoder_shape import DecoderShape
 from megalm.plan.buckets import in_shares, rooms
@@ -65,6 +65,17 @@ def kept_bytes(num_elements: int, sharing: Sharing, size: ElementBytes) -> KeptB
     values = num_elements if sharing.stage < 3 else share
     gradients = num_elements if sharing.stage < 2 else share
     return KeptBytes(values * size.value, gradients * size.total, share * size.state)
+
+
+def offloaded_bytes(num_elements: int, sharing: Sharing, size: ElementBytes) -> tuple[KeptBytes, KeptBytes]:
+    """Return what a rank keeps on its device, and on the host, when what the optimizer updates is offloaded.
+
+    The host has a master copy of all that the rank owns, what the rule keeps of it, and a copy of its gradients; the
+    device keeps nothing of the optimizer. See ``kept_bytes``.
+    """
+    share = num_elements // sharing.shard_size
+    on_host = KeptBytes(0, share * size.total, share * size.total * (1 + size.num_moments))
+    return replace(kept_bytes(num_elements, sharing, size), optimizer=0), on_host
 
 
 def buckets_of_rank(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from megalm.boxes import Box, boxes
+from megalm.host import Host
 from megalm.mesh import Axis
 from megalm.parallel.data.memory import GradientMemory, ValueMemory
 from megalm.param_spec import ALIGNMENT, ParamSpec, aligned
@@ -71,9 +72,11 @@ class Bucket:
         gradients: of all parameters, at least float32: the sums of a step, or since they were last reduced.
         span: the range that this rank owns.
         shard: this range of the values, in their dtype.
-        owned_values: the same, at least float32, as the optimizer updates it; of 16-bit parameters a master copy.
+        owned_values: the same, at least float32, as the optimizer updates it; of 16-bit parameters, and on the host, a
+            master copy.
         owned_gradients: this range of the gradients, summed over all ranks when a step is reduced.
         zero_stage: 0 to 3.
+        host: whose memory has the owned values; ``None`` where they are on the device.
     """
 
     slots: tuple[Slot, ...]
@@ -84,10 +87,16 @@ class Bucket:
     owned_values: Tensor
     owned_gradients: Tensor
     zero_stage: int
+    host: Host | None = None
 
     def round_values(self) -> None:
         """Make the values of the owned range what the optimizer has, in the parameters' dtype."""
-        if self.shard is not self.owned_values:
+        if self.host is not None:
+            rounded = self.owned_values
+            if rounded.dtype != self.shard.dtype:  # here, since fewer bytes travel
+                rounded = self.host.empty(len(rounded), self.shard.dtype).copy_(rounded)
+            self.host.reload(rounded, self.shard).wait()
+        elif self.shard is not self.owned_values:
             self.shard.copy_(self.owned_values)
 
     def owned(self) -> Iterator[Owned]:
@@ -125,6 +134,7 @@ def make_bucket(
     *,
     shard: Axis | None = None,
     zero_stage: int = 0,
+    host: Host | None = None,
 ) -> Bucket:
     """Move parameters into one flat piece of memory; each becomes a view of it.
 
@@ -134,6 +144,7 @@ def make_bucket(
         dtype: of the values.
         shard: the axis whose ranks own a part each; ``None`` owns all.
         zero_stage: 0 to 3.
+        host: whose memory has what the optimizer updates; ``None`` leaves it on the device.
     """
     ordered = sorted(parameters, key=lambda p: (spec_of(p).partial_over, spec_of(p).decay))
     starts = [0]
@@ -152,15 +163,21 @@ def make_bucket(
         Slot(parameter, spec_of(parameter), start, start + parameter.numel(), end)
         for parameter, start, end in zip(ordered, starts[:-1], starts[1:], strict=True)
     )
+    owned_values = shard_values
+    if host is not None:
+        owned_values = host.empty(share, sum_dtype).zero_()
+    elif dtype != sum_dtype:
+        owned_values = torch.zeros(share, device=device, dtype=sum_dtype)
     bucket = Bucket(
         slots,
         values,
         gradients,
         span,
         shard_values,
-        shard_values if dtype == sum_dtype else torch.zeros(share, device=device, dtype=sum_dtype),
+        owned_values,
         gradients.tensor[span] if zero_stage < 2 else torch.zeros(share, device=device, dtype=sum_dtype),
         zero_stage,
+        host,
     )
     for owned in bucket.owned():
         if not owned.slot.parameter.is_meta:

@@ -31,6 +31,6 @@ class ZeroConfig(Section):
     )
     offload: Literal["none", "cpu"] = Field(
         "none",
-        description="deepspeed only, stages 1 to 3. cpu: optimizer state and the update are in the memory of the host; "
-        "saves GPU memory for slower steps.",
+        description="cpu: master copies of the parameters, optimizer state and the update are in the memory of the "
+        "host; saves GPU memory for slower steps. native at every stage, deepspeed at 1 to 3.",
     )

@@ -119,9 +119,7 @@ class Exchange:
             collectives.all_reduce(bucket.owned_gradients, axis)
 
     def publish(self) -> None:
-        """Give updated values to all ranks that keep them: each rank has changed what it owns."""
-        for bucket in self._buckets:
-            bucket.round_values()
+        """Give updated values to all ranks that keep them: each rank has changed what it owns, and rounded it."""
         handles = [
             (bucket, collectives.all_gather_in_place_async(bucket.values.tensor, self._shard))
             for bucket in self._buckets

@@ -26,10 +26,10 @@ def check_backend(zero: ZeroConfig, layout: Layout, others: Mapping[str, tuple[s
         UserError: one sentence, with what to do.
     """
     backend = zero.backend
-    if zero.offload != "none" and (backend != "deepspeed" or not zero.stage):
+    if zero.offload != "none" and backend != "native" and (backend != "deepspeed" or not zero.stage):
         raise UserError(
             f"zero.offload={zero.offload} does not work with zero.backend={backend} and zero.stage={zero.stage}; leave "
-            "it at none, or use deepspeed with stage 1, 2 or 3."
+            "it at none, or use native, or deepspeed with stage 1, 2 or 3."
         )
     if backend == "native":
         return

@@ -25,8 +25,9 @@ REFUSED: list[tuple[str, int, Layout, dict[str, Mapping[str, Any]], str]] = [
     ("fairscale", 3, TWO, {"train": {"precision": "fp64"}}, "set train.precision=fp32"),
     ("fsdp2", 3, TWO, {"optimizer": {"name": "examples.own_optimizer:Lion"}}, "set optimizer.name=adamw"),
     ("deepspeed", 2, TWO, {"run": {"trace": True}}, "set run.trace=false"),
+    ("deepspeed", 3, TWO, {"recompute": {"offload": "cpu"}}, "set recompute.offload=none"),
     ("fsdp2", 3, TWO, {"zero": {"stage": 3, "backend": "fsdp2", "offload": "cpu"}}, "zero.offload=cpu"),
-    ("native", 1, TWO, {"zero": {"stage": 1, "offload": "cpu"}}, "zero.offload=cpu"),
+    ("fairscale", 3, TWO, {"zero": {"stage": 3, "backend": "fairscale", "offload": "cpu"}}, "or use native, or deeps"),
     ("deepspeed", 0, TWO, {"zero": {"stage": 0, "backend": "deepspeed", "offload": "cpu"}}, "zero.offload=cpu"),
 ]
 
