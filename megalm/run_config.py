@@ -122,6 +122,7 @@ class RunConfig(Section):
             {
                 "tensor.sequence_parallel": (str(self.tensor.sequence_parallel).lower(), ("false",)),
                 "recompute.mode": (self.recompute.mode, ("none",)),
+                "recompute.offload": (self.recompute.offload, ("none",)),
                 "optimizer.name": (self.optimizer.name, ("adamw",)),
                 "train.precision": (self.train.precision, precisions),
                 "run.trace": (str(self.run.trace).lower(), ("false",)),
@@ -155,3 +156,16 @@ class RunConfig(Section):
                 f"train.stop_after={self.train.stop_after} has no effect: the run ends at step {self.train.steps}."
             )
         return found
+
+    def without_effect_on(self, device_type: str) -> list[str]:
+        """Return one sentence for each setting that a run on this type of device does not use."""
+        if device_type != "cpu":
+            return []
+        offloads = {"recompute.offload": self.recompute.offload}
+        if self.zero.backend == "native":
+            offloads["zero.offload"] = self.zero.offload
+        return [
+            f"{key}={value} has no effect: the run computes on a CPU, whose memory is the host's."
+            for key, value in offloads.items()
+            if value != "none"
+        ]

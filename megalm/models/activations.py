@@ -7,15 +7,19 @@ keeps queries, keys, values, its output and one number for each query and head.
 Operations that are computed again keep their inputs, and neither their results nor what lies between. A layer that is
 computed again whole keeps its input; only while its backward runs does it hold what it would have kept otherwise, its
 products' inputs whole. What put-off weight products hold is the same in every mode.
+
+What is offloaded of this is on the host from a layer's forward to its backward, but for two layers: the one that leaves
+while the next goes forward, and the one that comes while that above it goes backward, are on the device too.
 """
 
+import math
 from collections.abc import Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.tensor.heads import HeadCut
 from megalm.param_spec import even_ranges
-from megalm.recompute import KEEP_ALL, Operation, RecomputeConfig
+from megalm.recompute import KEEP_ALL, SMALLEST_OFFLOADED, Operation, RecomputeConfig
 
 INT64, BOOL, STATISTIC = 8, 1, 4
 """Bytes of a token's number, of a mark, and of a norm's or the softmax's statistic of a row in fp32."""
@@ -28,10 +32,12 @@ class Kept:
     Args:
         for_backward: from the forward until the backward, or its input half, is done.
         for_weight: from the input half until the weight half.
+        on_host: what is offloaded beside ``for_backward``.
     """
 
     for_backward: int
     for_weight: int
+    on_host: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,19 @@ class MicroBatchSize:
         return self.rows * self.tp_size if self.cut else self.tokens
 
 
-def kept_by_block(shape: DecoderShape, size: MicroBatchSize, recompute: RecomputeConfig = KEEP_ALL) -> list[Kept]:
+def kept_by_block(
+    shape: DecoderShape,
+    size: MicroBatchSize,
+    recompute: RecomputeConfig = KEEP_ALL,
+    smallest_offloaded: int = SMALLEST_OFFLOADED,
+) -> list[Kept]:
     """Return what each block keeps: embedding, layers, head.
+
+    Args:
+        shape: the model.
+        size: of the micro-batch.
+        recompute: what is computed again, and whether layers are offloaded.
+        smallest_offloaded: bytes of the smallest storage that is.
 
     Raises:
         ValueError: the model has dropout, whose masks this does not count.
@@ -85,56 +102,84 @@ def kept_by_block(shape: DecoderShape, size: MicroBatchSize, recompute: Recomput
         raise ValueError("the bytes kept by a model with dropout are not known in closed form")
     numbers = (size.tokens + (size.whole_rows if shape.learned_positions else 0)) * INT64
     embedding = Kept(numbers + size.tokens * BOOL, 0)
-    head = Kept(_norm(shape, size, again=False) + size.tokens * shape.hidden_size * size.element_size, 0)
+    head = Kept(sum(_norm(shape, size, again=False)) + size.tokens * shape.hidden_size * size.element_size, 0)
     layers = []
     for number in range(shape.num_layers):
-        layer = _layer(shape, size, recompute.operations_of(number))
+        again = recompute.operations_of(number)
         entry = size.rows * shape.hidden_size * size.element_size
-        layers.append(replace(layer, for_backward=entry) if recompute.is_full(number) else layer)
+        storages = [entry] if recompute.is_full(number) else _layer(shape, size, again)
+        smallest = math.inf if recompute.offload == "none" else smallest_offloaded
+        moved = sum(storage for storage in storages if storage >= smallest)
+        layers.append(Kept(sum(storages) - moved, _put_off(shape, size), moved))
     return [embedding, *layers, head]
 
 
-def _norm(shape: DecoderShape, size: MicroBatchSize, *, again: bool) -> int:
+def _norm(shape: DecoderShape, size: MicroBatchSize, *, again: bool) -> list[int]:
     """Return what a norm keeps: its input and its statistics; the root-mean-square norm the normed rows too."""
-    row = shape.hidden_size * size.element_size
+    row = size.rows * shape.hidden_size * size.element_size
     if again:
-        return size.rows * row
-    statistic = max(size.element_size, STATISTIC)
-    return size.rows * (2 * row + statistic if shape.rms_norm else row + 2 * statistic)
+        return [row]
+    statistic = size.rows * max(size.element_size, STATISTIC)
+    return [row, row, statistic] if shape.rms_norm else [row, statistic, statistic]
 
 
-def _layer(shape: DecoderShape, size: MicroBatchSize, again: Set[Operation]) -> Kept:
-    cut = HeadCut.of(shape.num_heads, shape.num_key_value_heads, size.tp_size)
-    first, last = cut.query[size.tp_rank]
-    heads, query = last - first, (last - first) * shape.head_dim
-    first, last = cut.key[size.tp_rank]
-    key = (last - first) * shape.head_dim
-    start, stop = even_ranges(shape.intermediate_size, size.tp_size)[size.tp_rank]
-    inner, bytes_ = stop - start, size.element_size
+@dataclass(frozen=True)
+class _Widths:
+    """Numbers of a row inside a layer on one rank: of queries, keys, and the MLP's inner rows."""
+
+    heads: int
+    query: int
+    key: int
+    inner: int
+
+    @staticmethod
+    def of(shape: DecoderShape, size: MicroBatchSize) -> "_Widths":
+        cut = HeadCut.of(shape.num_heads, shape.num_key_value_heads, size.tp_size)
+        first, last = cut.query[size.tp_rank]
+        first_key, last_key = cut.key[size.tp_rank]
+        start, stop = even_ranges(shape.intermediate_size, size.tp_size)[size.tp_rank]
+        heads = last - first
+        return _Widths(heads, heads * shape.head_dim, (last_key - first_key) * shape.head_dim, stop - start)
+
+
+def _layer(shape: DecoderShape, size: MicroBatchSize, again: Set[Operation]) -> list[int]:
+    """Return the bytes of each storage that a layer keeps for its backward."""
+    widths, bytes_ = _Widths.of(shape, size), size.element_size
     normed = size.rows * shape.hidden_size * bytes_
-    widths = 2 if shape.gated_mlp else 1
-    mlp = widths * (1 if "activation" in again else 2) * size.whole_rows * inner * bytes_
-    norms = 2 * _norm(shape, size, again="norm" in again)
+    norms = 2 * _norm(shape, size, again="norm" in again) + ([] if "norm" in again else 2 * [normed])
     if shape.parallel_residual:  # both norms read the same rows
-        norms -= normed
-    grouped = cut.key_of_query(size.tp_rank) != list(range(last - first))
-    core = _core(shape, size, heads, query if grouped else key, grouped)
+        norms.remove(normed)
     if "attention_core" in again:
-        core = size.whole_rows * (query + 2 * key) * bytes_
-    for_backward = norms + (0 if "norm" in again else 2 * normed) + core + mlp
+        core = [size.whole_rows * width * bytes_ for width in (widths.query, widths.key, widths.key)]
+    else:
+        core = _core(shape, size, widths)
+    num_inner = (2 if shape.gated_mlp else 1) * (1 if "activation" in again else 2)
+    return norms + core + num_inner * [size.whole_rows * widths.inner * bytes_]
+
+
+def _put_off(shape: DecoderShape, size: MicroBatchSize) -> int:
+    """Return what a layer's weight products hold when they are put off."""
+    widths, bytes_ = _Widths.of(shape, size), size.element_size
     out_gradient = size.whole_rows * shape.hidden_size * bytes_
-    gradients = size.whole_rows * (query + 2 * key + widths * inner) * bytes_
+    num_inner = 2 if shape.gated_mlp else 1
+    gradients = size.whole_rows * (widths.query + 2 * widths.key + num_inner * widths.inner) * bytes_
     gradients += out_gradient * (1 if shape.parallel_residual and not size.cut else 2)
-    read = 2 * normed + size.tokens * query * bytes_ + size.whole_rows * inner * bytes_
-    return Kept(for_backward, read + gradients)
+    normed = size.rows * shape.hidden_size * bytes_
+    return 2 * normed + size.tokens * widths.query * bytes_ + size.whole_rows * widths.inner * bytes_ + gradients
 
 
-def _core(shape: DecoderShape, size: MicroBatchSize, heads: int, keys: int, grouped: bool) -> int:
+def _core(shape: DecoderShape, size: MicroBatchSize, widths: _Widths) -> list[int]:
     """Return what attention's core keeps; what rotates or is repeated for its query heads is a copy without padding."""
-    query, rotates = heads * shape.head_dim, shape.rotary_dim > 0
-    rows = size.tokens if rotates else size.whole_rows, size.tokens if rotates or grouped else size.whole_rows
-    value_rows = size.tokens if grouped else size.whole_rows
-    numbers = rows[0] * query + (rows[1] + value_rows) * keys + size.tokens * query
-    tables = 4 * size.tokens * (shape.rotary_dim // 2)
-    statistics = size.tokens * heads * max(size.element_size, STATISTIC)
-    return (numbers + tables) * size.element_size + statistics + (heads * INT64 if grouped else 0)
+    cut = HeadCut.of(shape.num_heads, shape.num_key_value_heads, size.tp_size)
+    grouped = cut.key_of_query(size.tp_rank) != list(range(widths.heads))
+    rotates, keys = shape.rotary_dim > 0, widths.query if grouped else widths.key
+    numbers = [
+        (size.tokens if rotates else size.whole_rows) * widths.query,
+        (size.tokens if rotates or grouped else size.whole_rows) * keys,
+        (size.tokens if grouped else size.whole_rows) * keys,
+        size.tokens * widths.query,
+        *(4 * [size.tokens * (shape.rotary_dim // 2)] if rotates else []),
+    ]
+    statistics = size.tokens * widths.heads * max(size.element_size, STATISTIC)
+    index = [widths.heads * INT64] if grouped else []
+    return [number * size.element_size for number in numbers] + [statistics, *index]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from megalm import registry
 from megalm.batch import MicroBatch
 from megalm.errors import UserError
+from megalm.host import host_of
 from megalm.mesh import Axis, Mesh
 from megalm.optim.adamw import AdamW
 from megalm.optim.config import OptimizerConfig
@@ -20,6 +21,7 @@ from megalm.optim.sgd import Sgd
 from megalm.parallel.data.bucket import Bucket
 from megalm.parallel.data.exchange import Exchange
 from megalm.parallel.pipeline.engine import Engine
+from megalm.parallel.pipeline.offload import Offload
 from megalm.parallel.pipeline.stage import Stage
 from megalm.parallel.pipeline.transport import Transport
 from megalm.parameters import spec_of
@@ -114,6 +116,8 @@ class TrainingState:
 
     def loaded(self) -> None:
         """Give loaded values to all ranks that keep them."""
+        for bucket in self.buckets:
+            bucket.round_values()
         self.exchange.publish()
 
 
@@ -141,9 +145,10 @@ def build(config: RunConfig, mesh: Mesh) -> Backend:
 
 def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
     """Build the model and all of our own that trains it."""
+    host = host_of(mesh.device)
     holders = _holders(config)
     shard, replicas = mesh.shards(config.shard_size)
-    part = build_part(config, mesh, holders, shard)
+    part = build_part(config, mesh, holders, shard, host if config.zero.offload == "cpu" else None)
     programs = Programs(
         config.pipeline,
         holders,
@@ -157,12 +162,15 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
     ties = {name: mesh.subset("pp", ranks) for name, ranks in part.held.holders.items() if mesh.pp.rank in ranks}
     exchange = Exchange(part.buckets, shard, replicas, {"tp": mesh.tp}, _uses(part), ties)
     exchange.publish()
+    offload = None
+    if host is not None and part.offloaded:
+        offload = Offload(host, mesh.device, part.offloaded, [*part.held.parameters(), *part.held.buffers()])
     half = WeightHalf()
     for parameter in part.held.parameters():
         parameter.weight_half = half  # type: ignore[attr-defined]
     engine = Engine(
         mesh.pp.rank,
-        {stage: Stage(blocks, half, part.recomputed) for stage, blocks in part.held.stages.items()},
+        {stage: Stage(blocks, half, part.recomputed, offload) for stage, blocks in part.held.stages.items()},
         Transport(mesh.pp, mesh.pp_upward, mesh.device) if mesh.pp.size > 1 else None,
         exchange,
     )

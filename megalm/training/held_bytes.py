@@ -9,18 +9,32 @@ from megalm.training.build import TrainingState
 
 
 def held_bytes(state: TrainingState) -> KeptBytes:
-    """Return what this rank holds now: each storage once, frozen parameters and padding included."""
+    """Return what this rank holds on its device now: each storage once, frozen parameters and padding included."""
     seen: set[int] = set()
     values = [bucket.values.tensor for bucket in state.buckets] + [bucket.shard for bucket in state.buckets]
     values += [parameter for parameter in state.held.parameters() if not parameter.requires_grad]
     gradients = [bucket.owned_gradients for bucket in state.buckets]
-    kept = [tensor for state in state.optimizer.state for tensor in state.values()]
-    kept += [bucket.owned_values for bucket in state.buckets]
     parameters = _storages(values, seen)
     sums = _storages(gradients, seen) + sum(
         bucket.gradients.num_bytes for bucket in state.buckets if bucket.zero_stage >= 2
     )
-    return KeptBytes(parameters, sums, _storages(kept, seen))
+    return KeptBytes(parameters, sums, _storages(_updated(state, offloaded=False), seen))
+
+
+def host_bytes(state: TrainingState) -> KeptBytes:
+    """Return what this rank holds on the host because it is offloaded; activations come and go."""
+    copies = [bucket.owned_gradients for bucket in state.optimizer.updated if bucket.host is not None]
+    return KeptBytes(0, _storages(copies, set()), _storages(_updated(state, offloaded=True), set()))
+
+
+def _updated(state: TrainingState, *, offloaded: bool) -> list[Tensor]:
+    """Return master copies and what the rule keeps, of the buckets that are offloaded or of the others."""
+    return [
+        tensor
+        for bucket, kept in zip(state.buckets, state.optimizer.state, strict=True)
+        if (bucket.host is not None) == offloaded
+        for tensor in (*kept.values(), bucket.owned_values)
+    ]
 
 
 def _storages(tensors: Iterable[Tensor], seen: set[int]) -> int:

@@ -63,6 +63,8 @@ def train_on(config: RunConfig, mesh: Mesh, message: str) -> None:
     story = Story(config, tells=mesh.rank == 0)
     try:
         story.say(message)
+        for sentence in config.without_effect_on(mesh.device.type):
+            story.say(sentence)
         _Run(config, mesh, story).go()
     finally:
         story.end()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from megalm import registry
 from megalm.batch import MicroBatch
 from megalm.errors import UserError
+from megalm.host import Host
 from megalm.mesh import Axis, Mesh
 from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
 from megalm.models.decoder import build_decoder, fill_tables
@@ -18,7 +19,7 @@ from megalm.parameters import count_blocks, initialize, initialize_box, name_par
 from megalm.plan.stages import cut_into_stages
 from megalm.run_config import RunConfig
 from megalm.training.held import Held, check_blocks
-from megalm.training.recomputed import choose_recomputed
+from megalm.training.recomputed import choose_offloaded, choose_recomputed
 
 Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,6 +50,7 @@ class Part:
             other ranks of the pipeline hold copies.
         num_blocks: of every stage of the pipeline.
         recomputed: the blocks of the model that keep only their input between forward and backward.
+        offloaded: those that keep on the host what they keep.
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class Part:
     buckets: Mapping[tuple[int, int], Sequence[Bucket]]
     num_blocks: Sequence[int]
     recomputed: Sequence[nn.Module]
+    offloaded: Sequence[nn.Module]
 
 
 def model_positions(mesh: Mesh) -> dict[str, int]:
@@ -63,7 +66,9 @@ def model_positions(mesh: Mesh) -> dict[str, int]:
     return {"tp": mesh.tp.rank}
 
 
-def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shard: Axis | None) -> Part:
+def build_part(
+    config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shard: Axis | None, host: Host | None = None
+) -> Part:
     """Build this rank's part of the model, with named specs and drawn values.
 
     The values are a function of (run.seed, parameter name) alone; a rank draws what it owns and nothing else.
@@ -74,6 +79,7 @@ def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shar
         rank_of_stage: the rank of the pipeline that holds each stage.
         shard: the axis of the data ranks that own a part of its parameters each; ``None`` where another engine shares
             them out: each parameter then has memory of its own, and there are no buckets.
+        host: whose memory has what the optimizer updates; ``None`` leaves it on the device.
 
     Raises:
         UserError: the model does not fit the stages, or its blocks do not hold all of it.
@@ -97,10 +103,14 @@ def build_part(config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shar
     held = Held.of(blocks, spans, rank_of_stage, mesh.pp.rank)
     held.release_others(model)
     recomputed = choose_recomputed(config.recompute, blocks)
-    return Part(model, held, _place(held, config, mesh, shard), [len(span) for span in spans], recomputed)
+    offloaded = choose_offloaded(config.recompute, blocks)
+    num_blocks = [len(span) for span in spans]
+    return Part(model, held, _place(held, config, mesh, shard, host), num_blocks, recomputed, offloaded)
 
 
-def _place(held: Held, config: RunConfig, mesh: Mesh, shard: Axis | None) -> dict[tuple[int, int], list[Bucket]]:
+def _place(
+    held: Held, config: RunConfig, mesh: Mesh, shard: Axis | None, host: Host | None
+) -> dict[tuple[int, int], list[Bucket]]:
     """Give this rank's parameters and buffers their memory, and draw the values that it owns."""
     dtype = DTYPES[config.train.precision]
     zero_stage = config.zero_stage if shard is not None and shard.size > 1 else 0
@@ -110,7 +120,7 @@ def _place(held: Held, config: RunConfig, mesh: Mesh, shard: Axis | None) -> dic
             parameter.spec = replace(spec_of(parameter), tied_to=spec_of(parameter).name)  # type: ignore[attr-defined]
     buckets = {
         place: [
-            make_bucket(group, mesh.device, dtype, shard=shard, zero_stage=zero_stage)
+            make_bucket(group, mesh.device, dtype, shard=shard, zero_stage=zero_stage, host=host)
             for group in _apart(parameters, held)
         ]
         for place, parameters in held.parameters_by_block().items()

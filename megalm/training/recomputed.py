@@ -1,4 +1,4 @@
-"""Which parts of a model are computed again in backward."""
+"""Which parts of a model are computed again in backward, and which keep what they keep on the host."""
 
 from collections.abc import Sequence
 
@@ -38,6 +38,23 @@ def choose_recomputed(config: RecomputeConfig, blocks: Sequence[nn.Module]) -> l
     for number, module in choosers:
         module.recomputed = config.operations_of(number)  # type: ignore[assignment]
     return [layer for number, layer in enumerate(layers) if config.is_full(number)]
+
+
+def choose_offloaded(config: RecomputeConfig, blocks: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return the blocks that keep on the host what they keep: the layers, as in ``choose_recomputed``.
+
+    Raises:
+        UserError: the model has none.
+    """
+    layers = list(blocks[1:-1])
+    if config.offload == "none":
+        return []
+    if not layers:
+        raise UserError(
+            f"recompute.offload={config.offload} has no layers to offload: the model has no blocks() between its first "
+            "and its last; add the method, or set recompute.offload=none."
+        )
+    return layers
 
 
 def _chooses(module: nn.Module) -> bool:

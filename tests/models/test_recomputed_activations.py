@@ -12,8 +12,9 @@ from megalm import collectives
 from megalm.mesh import Mesh
 from megalm.models.activations import MicroBatchSize, kept_by_block
 from megalm.models.decoder_shape import DecoderShape
+from megalm.parallel.pipeline.entry import Gradients
 from megalm.parallel.pipeline.flow import Flow, named
-from megalm.parallel.pipeline.stage import Gradients, Stage
+from megalm.parallel.pipeline.stage import Stage
 from megalm.recompute import RecomputeConfig
 from megalm.run_config import RunConfig
 from megalm.training.build import build_state

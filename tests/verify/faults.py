@@ -17,7 +17,8 @@ from megalm.models.attention import Attention
 from megalm.optim.optimizer import Optimizer
 from megalm.parallel.data.bucket import Bucket, Slot
 from megalm.parallel.data.exchange import Exchange
-from megalm.parallel.pipeline.stage import Gradients, Stage
+from megalm.parallel.pipeline.entry import Gradients
+from megalm.parallel.pipeline.stage import Stage
 from megalm.parallel.pipeline.transport import Parcel, Transport
 from megalm.parallel.tensor import cross_entropy, linear
 from megalm.parallel.tensor.dropout import Dropout
@@ -25,6 +26,7 @@ from megalm.parallel.tensor.heads import HeadCut
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import ParamSpec
 from megalm.training import feed, model
+from tests.verify.offload_faults import OFFLOAD_FAULTS
 from tests.verify.recompute_faults import RECOMPUTE_FAULTS
 from tests.verify.update_faults import UPDATE_FAULTS
 
@@ -367,6 +369,7 @@ FAULTS: Mapping[str, Patch] = {
     "stale values gathered": _stale_values,
     **UPDATE_FAULTS,
     **RECOMPUTE_FAULTS,
+    **OFFLOAD_FAULTS,
 }
 
 

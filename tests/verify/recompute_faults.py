@@ -73,9 +73,9 @@ def _recomputed_of_another() -> Any:
     """What is computed again is computed from the inputs of the first layer."""
     original, first = recomputed._Values.__init__, list[Sequence[Tensor]]()
 
-    def init(self: recomputed._Values, operation: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+    def init(self: recomputed._Values, operation: Callable[..., Tensor], inputs: Sequence[Tensor], *hooks: Any) -> None:
         first.append(inputs)
-        original(self, operation, first[0])
+        original(self, operation, first[0], *hooks)
 
     return mock.patch.object(recomputed._Values, "__init__", init)
 

@@ -53,6 +53,10 @@ SHOWN_BY = {
     "norm without gradient when recomputed": (GPT2, {"dp": 2}, False, "step 1 gradient norm", "input_layernorm"),
     "attention unsummed when recomputed": (GPT2, {"tp": 2}, False, "step 1 gradient norm", "model."),
     "recomputed from another layer's inputs": (LLAMA, {"tp": 2}, False, "step 1 gradient norm", "model."),
+    "offloaded gradients not awaited": (NEOX, {"dp": 2}, False, "step 1 value", "model."),
+    "offloaded values not copied back": (GPT2, {"dp": 2}, False, "step 1 value", "model."),
+    "offloaded views lose their strides": (NEOX, {"dp": 2}, False, "step 1 gradient norm", "model."),
+    "offloaded read before it is back": (GPT2, {"dp": 2}, False, "step 1 gradient norm", "model."),
 }
 
 ZERO_STAGES = {
@@ -80,14 +84,15 @@ def test_every_fault_has_a_case() -> None:
 def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
     model, layout, sequence_parallel, first, tensor = SHOWN_BY[fault]
     rule = "lamb" if fault.startswith("ratios") else "adamw"
+    offload = "cpu" if fault.startswith("offloaded") else "none"
     config = run_file(
         model,
         layout=layout,
         tensor={"sequence_parallel": sequence_parallel},
         pipeline={"schedule": "zb-h1" if "pp" in layout else "1f1b"},
-        recompute=RECOMPUTE.get(fault, {}),
+        recompute={**RECOMPUTE.get(fault, {}), "offload": offload},
         train={"micro_batch_size": 2},
-        zero={"stage": ZERO_STAGES.get(fault, 0)},
+        zero={"stage": ZERO_STAGES.get(fault, 0), "offload": offload},
         optimizer={"name": rule},
     )
     seen = ranks.run(config.layout.world_size, seen_by_rank, config, fault)

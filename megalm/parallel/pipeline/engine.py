@@ -9,9 +9,10 @@ from torch import Tensor
 
 from megalm.batch import MicroBatch
 from megalm.parallel.pipeline.action import READS_PARAMETERS, Action, Kind
+from megalm.parallel.pipeline.entry import Gradients
 from megalm.parallel.pipeline.flow import Flow, unnamed
 from megalm.parallel.pipeline.program import Program
-from megalm.parallel.pipeline.stage import Gradients, Stage
+from megalm.parallel.pipeline.stage import Stage
 from megalm.parallel.pipeline.transport import Parcel, Transport
 
 Record = Callable[[Action, float, float], None]

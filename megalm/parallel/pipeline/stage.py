@@ -8,12 +8,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from megalm.batch import MicroBatch
-from megalm.parallel.pipeline.flow import Flow, mapped, named
+from megalm.parallel.pipeline.entry import Gradients, entered
+from megalm.parallel.pipeline.flow import Flow, mapped, named, unnamed
+from megalm.parallel.pipeline.offload import Offload, Saved
 from megalm.weight_half import WeightHalf, Work
-
-Gradients = dict[str, Tensor | None]
-"""Of a flow's tensors, by name; ``None`` where nothing depends on the tensor."""
-
 
 Edges = Mapping[str, GradientEdge]
 """Where a block's graph ends, by the names of its output's tensors."""
@@ -21,9 +19,16 @@ Edges = Mapping[str, GradientEdge]
 
 @dataclass(frozen=True)
 class _Kept:
-    """One block's forward of one micro-batch: its own graph, there or to be built, whose output is needed no more."""
+    """One block's forward of one micro-batch: its own graph, there or to be built, whose output is needed no more.
 
-    entry: Flow | None
+    Args:
+        saved: what the graph needs.
+        gradients: where those of what flowed in will be.
+        graph: where the graph ends.
+    """
+
+    saved: Saved
+    gradients: Gradients
     graph: Callable[[], Edges]
 
 
@@ -37,13 +42,19 @@ class Stage:
         recomputed: those of the blocks that keep only what flows in. Their graph is built in the backward, by their
             ``again`` if they have one: a forward that may leave out what only its result needs. Never the model's
             last block, which makes gradients in its forward.
+        offload: moves to the host what its blocks keep, graphs or what flows in; ``None`` moves nothing.
     """
 
     def __init__(
-        self, blocks: Sequence[nn.Module], weight_half: WeightHalf, recomputed: Collection[nn.Module] = ()
+        self,
+        blocks: Sequence[nn.Module],
+        weight_half: WeightHalf,
+        recomputed: Collection[nn.Module] = (),
+        offload: Offload | None = None,
     ) -> None:
         """See the class."""
         self.blocks = blocks
+        self._offload = offload
         self._weight_half = weight_half
         self._recomputed = frozenset(recomputed)
         self._kept: dict[int, list[_Kept]] = {}
@@ -75,18 +86,25 @@ class Stage:
         return self._flows.pop(number)
 
     def _forward(self, block: nn.Module, number: int, flow: Flow | None, microbatch: MicroBatch) -> Flow:
-        entry = None if flow is None else mapped(_leaf, flow)
         if not torch.is_grad_enabled():
-            out: Flow = block(entry, microbatch)
-        elif block in self._recomputed:
+            out: Flow = block(None if flow is None else mapped(Tensor.detach, flow), microbatch)
+            return out
+        saved = Saved() if self._offload is None else self._offload.saved(block)
+        gradients: Gradients = {}
+        if block in self._recomputed:
+            entry = _packed(flow, saved)
             with torch.no_grad():
-                out = _as_learned(block(entry, microbatch), entry, block)
+                out = _as_learned(block(entry(), microbatch), flow, block)
             again = getattr(block, "again", block)
-            self._kept[number].append(_Kept(entry, lambda: _edges(again(entry, microbatch))))
+            self._kept[number].append(
+                _Kept(saved, gradients, lambda: _edges(again(entered(entry(), gradients), microbatch)))
+            )
         else:
-            out = block(entry, microbatch)
+            with saved.hooks():
+                out = block(entered(flow, gradients), microbatch)
             edges = _edges(out)
-            self._kept[number].append(_Kept(entry, lambda: edges))
+            self._kept[number].append(_Kept(saved, gradients, lambda: edges))
+        saved.leave()
         return out
 
     def backward(self, number: int, gradients: Gradients | None = None, block: int | None = None) -> Gradients:
@@ -106,7 +124,12 @@ class Stage:
         if block is not None and block != len(kept) - 1:
             raise ValueError(f"block {block} comes before block {len(kept) - 1} in the backward")
         while len(kept) > (block or 0):
-            self._gradients[number] = _backward(kept.pop(), self._gradients.get(number))
+            last = kept.pop()
+            last.saved.come()
+            last.saved.arrive()
+            if kept:
+                kept[-1].saved.come()
+            self._gradients[number] = _backward(last, self._gradients.get(number))
         found = self._gradients[number]
         if not kept:
             del self._kept[number], self._gradients[number]
@@ -137,8 +160,12 @@ class Stage:
             del self._products[number]
 
 
-def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_(tensor.requires_grad)
+def _packed(flow: Flow | None, saved: Saved) -> Callable[[], Flow | None]:
+    """Keep what flows in; return what gives it back."""
+    if flow is None:
+        return lambda: None
+    kept = {name: (saved.pack(tensor.detach()), tensor.requires_grad) for name, tensor in named(flow).items()}
+    return lambda: unnamed({name: packed.tensor().requires_grad_(learns) for name, (packed, learns) in kept.items()})
 
 
 def _edges(out: Flow) -> Edges:
@@ -163,5 +190,4 @@ def _backward(kept: _Kept, gradients: Gradients | None) -> Gradients:
         edges, given = [ends[name] for name in names], [gradients[name] for name in names]
     if edges:
         torch.autograd.backward(edges, given)
-    entry = {} if kept.entry is None else named(kept.entry)
-    return {name: tensor.grad for name, tensor in entry.items()}
+    return kept.gradients

@@ -17,8 +17,8 @@ from megalm import collectives
 from megalm.errors import LostRank
 from megalm.mesh import Axis
 from megalm.parallel.pipeline.action import Action, Kind
+from megalm.parallel.pipeline.entry import Gradients
 from megalm.parallel.pipeline.flow import Flow, named
-from megalm.parallel.pipeline.stage import Gradients
 
 HEADER_BYTES = 4096
 """A header is JSON text, padded with spaces: name, dtype, shape and whether there is a gradient, of each tensor."""

@@ -11,11 +11,12 @@ from megalm.layout import Layout
 from megalm.mesh import Mesh
 from megalm.parallel.pipeline.action import Action, Kind
 from megalm.parallel.pipeline.engine import Engine
+from megalm.parallel.pipeline.entry import Gradients
 from megalm.parallel.pipeline.flow import Flow
 from megalm.parallel.pipeline.lower import with_communication, with_reductions
 from megalm.parallel.pipeline.program import Program
 from megalm.parallel.pipeline.schedule import program_of
-from megalm.parallel.pipeline.stage import Gradients, Stage
+from megalm.parallel.pipeline.stage import Stage
 from megalm.parallel.pipeline.transport import Transport
 from megalm.weight_half import WeightHalf
 from tests.parallel.pipeline.blocks import blocks, gradients, micro_batch, plain_run
