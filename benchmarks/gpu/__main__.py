@@ -81,16 +81,17 @@ def main() -> int:
             measurements.append(measured(side, workload))
             print(json.dumps(measurements[-1]), file=sys.stderr, flush=True)
     name = torch.cuda.get_device_name()
+    rows = summary(workload, measurements, name)
     found = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python -m benchmarks.gpu {' '.join(sys.argv[1:])}".strip(),
         "machine": {"gpu": name, "torch": torch.__version__, "cuda": torch.version.cuda},
         "workload": {**asdict(workload), "num_parameters": workload.num_parameters},
-        "sides": summary(workload, measurements, name),
+        "sides": rows,
         "measurements": measurements,
     }
     arguments.output.write_text(json.dumps(found, indent=1) + "\n")
-    for row in found["sides"]:
+    for row in rows:
         share = "unknown" if row["mfu"] is None else f"{row['mfu']:.1%}"
         print(f"{row['side']:18} {row['tokens_per_s']:10.0f} tokens/s  MFU {share:>7}  {row['peak_gib']:6.2f} GiB")
     return 0

@@ -65,7 +65,7 @@ class Optimizer:
 
     def grad_norm(self) -> float:
         """Return the norm of the whole gradient: each element of each parameter is counted once."""
-        norms = torch._foreach_norm(self._counted) if self._counted else []
+        norms = list(torch._foreach_norm(self._counted)) if self._counted else []
         total = torch.stack(norms).double().square().sum().cpu() if norms else torch.zeros((), dtype=torch.float64)
         for axis in self._axes:
             collectives.all_reduce(total, axis, scalar=True)
