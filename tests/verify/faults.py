@@ -198,8 +198,8 @@ def _bias_on_every_rank() -> Any:
     """The row-parallel bias is added by each rank before the sum."""
     original = linear._RowProduct.forward
 
-    def forward(ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None, read: bool) -> Tensor:
-        rows = original(ctx, x, region, weight, bias, read)
+    def forward(ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
+        rows = original(ctx, x, region, weight, bias, *how)
         return rows if bias is None else rows.add_(bias, alpha=region.axis.size - 1)
 
     return mock.patch.object(linear._RowProduct, "forward", staticmethod(forward))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from megalm.parallel.tensor.product import add_product_to, product
+from megalm.parallel.tensor.product import Operand, add_product_to, product
 
 
 def gradient_sum(parameter: Tensor) -> Tensor | None:
@@ -22,7 +22,7 @@ def add_gradient(parameter: Tensor, gradient: Tensor) -> Tensor | None:
     return None
 
 
-def add_product(weight: Tensor, dy_to: Tensor, x_ti: Tensor) -> Tensor | None:
+def add_product(weight: Tensor, dy_to: Operand, x_ti: Operand) -> Tensor | None:
     """Add ``dy^T x`` to the weight's gradient sum in one matrix product, without a temporary of the weight's size.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from megalm.mesh import Axis
 from megalm.parallel.tensor.gradient import add_gradient, add_product
-from megalm.parallel.tensor.product import product, widened
+from megalm.parallel.tensor.product import Operand, Rounding, Unrounded, add_product_to, product, wide_product
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parameters import new_parameter
@@ -26,17 +26,19 @@ class WeightProducts:
         rows: what the layers have read, without the graph, which would keep the block's input and its gradient alive:
             this rank's share where the region cuts rows, which are made whole again.
         region: of the layers; ``None`` when the rows are whole already.
-        learned: each weight with the gradient of its layer's output.
+        learned: each weight with the gradient of its layer's output, as products read it.
+        rounding: how they read the rows.
     """
 
     rows: Tensor
     region: Region | None
-    learned: Sequence[tuple[Tensor, Tensor]]
+    learned: Sequence[tuple[Tensor, Operand]]
+    rounding: Rounding
 
     def __call__(self) -> dict[Tensor, Tensor | None]:
         """Make them; what stands outside an engine is returned by weight."""
-        whole = self.rows if self.region is None else self.region.whole_rows(self.rows)
-        return {weight: add_product(weight, gradient, whole) for weight, gradient in self.learned}
+        read = self.rounding.operand(self.rows if self.region is None else self.region.whole_rows(self.rows))
+        return {weight: add_product(weight, gradient, read) for weight, gradient in self.learned}
 
 
 class _ColumnProducts(torch.autograd.Function):
@@ -49,33 +51,39 @@ class _ColumnProducts(torch.autograd.Function):
         region: Region,
         weights: Sequence[Tensor],
         biases: Sequence[Tensor | None],
+        rounding: Rounding,
         keep_whole: bool,
         *_: Tensor,
     ) -> tuple[Tensor, ...]:
-        ctx.region, ctx.weights, ctx.biases = region, weights, biases
+        ctx.region, ctx.weights, ctx.biases, ctx.rounding = region, weights, biases, rounding
         whole = region.whole_rows(x)
         ctx.save_for_backward(x, whole if keep_whole and region.rows_are_cut else None)
-        return tuple(product(whole, weight.t(), bias) for weight, bias in zip(weights, biases, strict=True))
+        read = rounding.operand(whole)
+        return tuple(
+            product(read, rounding.operand(weight).t(), bias) for weight, bias in zip(weights, biases, strict=True)
+        )
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         region: Region = ctx.region
+        rounding: Rounding = ctx.rounding
         x, whole = ctx.saved_tensors
+        read = [rounding.gradient(gradient) for gradient in gradients]
         learned = [
-            (weight, gradient) for weight, gradient in zip(ctx.weights, gradients, strict=True) if weight.requires_grad
+            (weight, gradient) for weight, gradient in zip(ctx.weights, read, strict=True) if weight.requires_grad
         ]
-        later = bool(learned) and put_off(ctx.weights, WeightProducts(x.detach(), region, learned))
+        later = bool(learned) and put_off(ctx.weights, WeightProducts(x.detach(), region, learned, rounding))
         dx, summing, gathering = None, None, None
         if whole is None:
             whole, gathering = region.whole_rows_async(x) if learned and not later else (x, None)
         if ctx.needs_input_grad[0]:
-            wide = widened(gradients[0]) @ widened(ctx.weights[0])
-            for gradient, weight in zip(gradients[1:], ctx.weights[1:], strict=True):
-                wide.addmm_(widened(gradient), widened(weight))
+            wide = wide_product(read[0], rounding.operand(ctx.weights[0]))
+            for gradient, weight in zip(read[1:], ctx.weights[1:], strict=True):
+                add_product_to(wide, gradient, rounding.operand(weight))
             dx, summing = region.sum_to_rows_async(wide.to(x.dtype))
         if gathering is not None:
             gathering.wait()
-        made = {} if later else WeightProducts(whole, None, learned)()
+        made = WeightProducts(whole, None, learned, rounding)() if learned and not later else {}
         weight_gradients = [made.get(weight) for weight in ctx.weights]
         bias_gradients = [
             add_gradient(bias, gradient.sum(0)) if bias is not None and bias.requires_grad else None
@@ -83,37 +91,41 @@ class _ColumnProducts(torch.autograd.Function):
         ]
         if summing is not None:
             summing.wait()
-        return dx, None, None, None, None, *weight_gradients, *bias_gradients
+        return dx, None, None, None, None, None, *weight_gradients, *bias_gradients
 
 
 class _RowProduct(torch.autograd.Function):
     """One product whose partial sums are added over the axis; the bias joins after the sum, once."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None, read: bool) -> Tensor:
-        ctx.region, ctx.weight, ctx.bias, ctx.num_rows = region, weight, bias, x.shape[0]
+    def forward(
+        ctx: Any, x: Tensor, region: Region, weight: Tensor, bias: Tensor | None, rounding: Rounding, read: bool
+    ) -> Tensor:
+        ctx.region, ctx.weight, ctx.bias, ctx.rounding, ctx.num_rows = region, weight, bias, rounding, x.shape[0]
         ctx.save_for_backward(x)
         if not read:
             return x.new_zeros(()).expand(region.num_local_rows(x.shape[0]), weight.shape[0])
+        operands = rounding.operand(x), rounding.operand(weight).t()
         if region.axis.size == 1 and bias is not None:
-            return product(x, weight.t(), bias)
-        rows = region.sum_to_rows(product(x, weight.t()))
+            return product(*operands, bias)
+        rows = region.sum_to_rows(product(*operands))
         return rows if bias is None else rows.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         region: Region = ctx.region
+        rounding: Rounding = ctx.rounding
         (x,) = ctx.saved_tensors
         bias_gradient = None
         if ctx.bias is not None and ctx.bias.requires_grad:
             bias_gradient = add_gradient(ctx.bias, gradients[0].sum(0))
-        whole = region.whole_rows(gradients[0])[: ctx.num_rows]
-        dx = product(whole, ctx.weight) if ctx.needs_input_grad[0] else None
+        gradient = rounding.gradient(region.whole_rows(gradients[0])[: ctx.num_rows])
+        dx = product(gradient, rounding.operand(ctx.weight)) if ctx.needs_input_grad[0] else None
         weight_gradient = None
         if ctx.weight.requires_grad:
-            work = WeightProducts(x.detach(), None, [(ctx.weight, whole)])
+            work = WeightProducts(x.detach(), None, [(ctx.weight, gradient)], rounding)
             weight_gradient = None if put_off([ctx.weight], work) else work()[ctx.weight]
-        return dx, None, weight_gradient, bias_gradient, None
+        return dx, None, weight_gradient, bias_gradient, None, None
 
 
 def column_products(
@@ -123,7 +135,7 @@ def column_products(
 
     Args:
         x: rows [n, in].
-        layers: of one region.
+        layers: of one region and one rounding.
         keep_whole: keep the rows whole for the weight gradients instead of gathering them again in the backward; right
             where the backward follows at once, as after a block is computed again.
 
@@ -134,7 +146,7 @@ def column_products(
     biases = [layer.bias for layer in layers]
     learned = [parameter for parameter in (*weights, *biases) if parameter is not None]
     products: tuple[Tensor, ...] = _ColumnProducts.apply(  # type: ignore[no-untyped-call]
-        x, layers[0].region, weights, biases, keep_whole, *learned
+        x, layers[0].region, weights, biases, layers[0].rounding, keep_whole, *learned
     )
     return products
 
@@ -166,6 +178,7 @@ class ColumnParallelLinear(nn.Module):
         """See the class."""
         super().__init__()
         self.region = Region(axis, sequence_parallel)
+        self.rounding: Rounding = Unrounded()
         positions = {axis.name: axis.rank}
         split = Split(axis.name, 0, ranges or even_ranges(out_features, axis.size))
         self.weight = new_parameter(ParamSpec((out_features, in_features), Init.normal(std), split), positions)
@@ -206,6 +219,7 @@ class RowParallelLinear(nn.Module):
         """See the class."""
         super().__init__()
         self.region = Region(axis, sequence_parallel)
+        self.rounding: Rounding = Unrounded()
         positions = {axis.name: axis.rank}
         split = Split(axis.name, 1, ranges or even_ranges(in_features, axis.size))
         self.weight = new_parameter(ParamSpec((out_features, in_features), Init.normal(std), split), positions)
@@ -223,5 +237,7 @@ class RowParallelLinear(nn.Module):
             read: whether anybody reads the result. At the end of a block that is computed again nobody does: the
                 backward needs what the layer has read, and neither its product nor the sum over the axis.
         """
-        rows: Tensor = _RowProduct.apply(x, self.region, self.weight, self.bias, read)  # type: ignore[no-untyped-call]
+        rows: Tensor = _RowProduct.apply(  # type: ignore[no-untyped-call]
+            x, self.region, self.weight, self.bias, self.rounding, read
+        )
         return rows
