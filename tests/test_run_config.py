@@ -202,7 +202,6 @@ def test_a_model_of_ones_own_reads_its_sizes_as_it_likes(small: Path) -> None:
     [
         "layout.cp=2",
         "layout.ep=2",
-        "train.precision=fp8",
         "objective.name=mlm_nsp",
         "optimizer.name=adamw8bit",
         "run.max_restarts=1",

@@ -62,7 +62,9 @@ class TrainConfig(Section):
     )
     seq_length: int = Field(256, ge=1, description="Tokens in one sample; attention never looks further back.")
     precision: Literal["fp64", "fp32", "bf16", "fp16", "fp8"] = Field(
-        "fp32", description="Arithmetic of the model. fp64 is for judging layouts, not for speed."
+        "fp32",
+        description="Arithmetic of the model. fp64 is for judging layouts, not for speed. 16 and 8 bits keep master "
+        "values and gradient sums in float32; fp8 is bf16 but for the products of the blocks' linear layers.",
     )
     eval_every: int = Field(
         50, ge=0, description="Evaluate on held-out samples every so many steps, and after the last one; 0 never."

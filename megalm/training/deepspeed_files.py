@@ -23,7 +23,8 @@ from megalm.models.decoder import build_decoder
 from megalm.param_spec import ParamSpec
 from megalm.parameters import name_parameters, spec_of
 from megalm.run_config import RunConfig
-from megalm.training.model import DTYPES, Builder
+from megalm.training.model import Builder
+from megalm.training.precision import DTYPES
 from megalm.validation import validate
 
 FILES: Mapping[str, str] = {"fp32": "", "exp_avg": "optimizer.exp_avg.", "exp_avg_sq": "optimizer.exp_avg_sq."}

@@ -19,10 +19,10 @@ from megalm.parameters import count_blocks, initialize, initialize_box, name_par
 from megalm.plan.stages import cut_into_stages
 from megalm.run_config import RunConfig
 from megalm.training.held import Held, check_blocks
+from megalm.training.precision import DTYPES, choose_rounding
 from megalm.training.recomputed import choose_offloaded, choose_recomputed
 
 Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class OneBlock(nn.Module):
@@ -91,6 +91,7 @@ def build_part(
         model = build(config.model, mesh.tp, config.tensor.sequence_parallel)
     name_parameters(model)
     name_streams(model, config.run.seed)
+    choose_rounding(config.train.precision, model)
     blocks: Sequence[nn.Module] = model.blocks() if hasattr(model, "blocks") else [OneBlock(model)]  # type: ignore[operator]
     check_blocks(model, blocks)
     count_blocks(blocks)

@@ -16,6 +16,7 @@ from megalm.training.backend import Backend
 from megalm.training.memory import peak_memory_gib
 from megalm.training.metrics import MetricsFile
 from megalm.training.mfu import Mfu
+from megalm.training.precision import told
 from megalm.training.progress import Progress
 from megalm.training.report import write_report
 from megalm.training.step import StepReport
@@ -66,6 +67,8 @@ class Story:
         self._metrics = MetricsFile(self.directory / "metrics.jsonl")
         self._closing.callback(self._metrics.close)
         self._metrics.truncate_after(state.step)
+        if (line := told(self.config.train.precision, state.mesh.device)) is not None:
+            self.say(line)
         if self.config.model.family in FAMILY_DEFAULTS:
             shape = DecoderShape.of(self.config.model)
             self.say(f"model: {self.config.model.family}, {num_parameters(shape):,} parameters")

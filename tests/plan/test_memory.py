@@ -65,7 +65,7 @@ def test_what_a_rank_holds_is_the_closed_form(ranks: RankPool, model: str, layou
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp8"])
 def test_16_bit_parameters_have_a_master_copy(ranks: RankPool, precision: str, stage: int) -> None:
     config = run_file(NEOX, layout={"dp": 2}, zero={"stage": stage}, train={"precision": precision})
     sizes = buckets_of_rank(DecoderShape.of(config.model), 1, config.shard_size, range(4))

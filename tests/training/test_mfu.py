@@ -14,6 +14,13 @@ def test_the_formula_by_hand() -> None:
     )
 
 
+def test_8_bits_are_measured_by_the_peak_of_8_bits() -> None:
+    mfu = Mfu(6e9, 8, "NVIDIA H100 80GB HBM3", "fp8")
+    assert mfu.at(tokens_per_s=500_000) == pytest.approx(6e9 * 5e5 / (8 * 1979e12))
+    assert "(8 x 1979 TFLOP/s)" in mfu.explanation()
+    assert "over the fp8 peak of NVIDIA H100 80GB HBM3" in mfu.explanation()
+
+
 def test_what_is_computed_again_is_no_work_of_the_model() -> None:
     kept, again = (Mfu(6e9, 8, "NVIDIA H100 80GB HBM3", "bf16", done) for done in (None, 7.5e9))
     assert again.at(500_000) == kept.at(500_000)
