@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -9,19 +10,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from megalm.errors import UserError
-from megalm.mesh import Axis
+from megalm.errors import TrainingError, UserError
+from megalm.ledger import Ledger
+from megalm.mesh import Axis, Mesh
 from megalm.models.decoder import Decoder
 from megalm.parallel.tensor import eight_bit, linear
 from megalm.parallel.tensor.eight_bit import EightBitRounding
 from megalm.parallel.tensor.linear import RowParallelLinear
 from megalm.parallel.tensor.product import Unrounded
 from megalm.run_config import RunConfig
+from megalm.training.build import build_state
+from megalm.training.feed import Feed, objective_of
+from megalm.training.loop import train_on
 from megalm.training.precision import choose_rounding, told
+from megalm.training.step import train_step
 from tests.parallel.tensor.ocp_formats import E4M3, E5M2
 from tests.ranks import RankContext, RankPool
 from tests.training.test_precision import losses
-from tests.verify.runs import GPT2, LLAMA, NEOX, run_file
+from tests.verify.runs import GPT2, LLAMA, NEOX, run_file, windows_of
 
 WIDE_STEPS, STEPS = 50, 8
 E4M3_EPS, BF16_EPS = (torch.finfo(dtype).eps for dtype in (torch.float8_e4m3fn, torch.bfloat16))
@@ -120,15 +126,11 @@ def alone(ranks: RankPool) -> Mapping[str, list[float]]:
     ("model", "sections"),
     [
         (LLAMA, {"train": {"micro_batch_size": 4}}),
-        (GPT2, {"layout": {"dp": 2}, "zero": {"stage": 3}}),
-        (LLAMA, {"layout": {"dp": 2}}),
         (NEOX, {"layout": {"tp": 2}, "tensor": {"sequence_parallel": True}}),
         (GPT2, {"layout": {"tp": 2}, "recompute": {"mode": "full"}, "tensor": {"sequence_parallel": True}}),
-        (GPT2, {"layout": {"pp": 2}}),
-        (LLAMA, {"layout": {"pp": 2}, "pipeline": {"schedule": "zb-h1"}}),
     ],
 )
-def test_the_losses_of_a_layout_are_those_of_one_process(
+def test_sums_in_another_order_change_the_losses_by_their_rounding(
     ranks: RankPool, alone: Mapping[str, list[float]], model: str, sections: dict[str, Any]
 ) -> None:
     config = config_of(model, "fp8", STEPS, **sections)
@@ -142,12 +144,17 @@ def test_the_losses_of_a_layout_are_those_of_one_process(
         (GPT2, {"recompute": {"mode": "full"}}),
         (LLAMA, {"recompute": {"mode": "selective", "operations": ["attention_core", "activation", "norm"]}}),
         (NEOX, {"pipeline": {"schedule": "zb-h1"}}),
+        (LLAMA, {"layout": {"pp": 2}, "pipeline": {"schedule": "zb-h1"}}),
+        (GPT2, {"layout": {"pp": 2}, "recompute": {"mode": "full"}}),
+        (LLAMA, {"layout": {"dp": 2}}),
+        (GPT2, {"layout": {"dp": 2}, "zero": {"stage": 3}}),
     ],
 )
-def test_what_is_computed_again_or_put_off_is_rounded_to_the_same_bits(
+def test_what_is_computed_elsewhere_later_or_again_is_the_same_to_the_bit(
     ranks: RankPool, alone: Mapping[str, list[float]], model: str, sections: dict[str, Any]
 ) -> None:
-    assert ranks.run(1, losses, config_of(model, "fp8", STEPS, **sections)) == [alone[model]]
+    config = config_of(model, "fp8", STEPS, **sections)
+    assert ranks.run(config.layout.world_size, losses, config) == [alone[model]] * config.layout.world_size
 
 
 def test_the_linear_layers_of_the_blocks_round_and_nothing_else() -> None:
@@ -182,6 +189,22 @@ def test_a_device_without_8_bit_units_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert "multiplies no 8-bit operands" in without
     monkeypatch.setattr("megalm.training.precision.multiplies_8_bits", lambda device: True)
     assert told("fp8", device) != without
+
+
+def test_the_log_of_a_run_says_so(tmp_path: Path) -> None:
+    config = config_of(LLAMA, "fp8", 1, run={"dir": str(tmp_path)}, checkpoint={"every": 0})
+    train_on(config, Mesh.alone(ledger=Ledger()), "alone")
+    assert told("fp8", torch.device("cpu")) in (tmp_path / "log.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_weight_that_is_not_finite_ends_the_run(bad: float) -> None:
+    config = config_of(LLAMA, "fp8", 1)
+    state = build_state(config, Mesh.alone())
+    state.model.get_parameter("model.layers.1.mlp.down_proj.weight").data[3, 5] = bad
+    feed = Feed(config, state.mesh, windows_of(config), objective_of(config))
+    with pytest.raises(TrainingError, match=r"^step 1: loss nan, and the gradient of \S+ is not finite; lower"):
+        train_step(state, feed.training_step(0))
 
 
 @pytest.mark.parametrize(("backend", "stage"), [("fsdp2", 3), ("deepspeed", 1), ("fairscale", 3)])

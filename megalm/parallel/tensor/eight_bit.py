@@ -110,7 +110,7 @@ class EightBit:
             bias=None if bias is None else F.pad(bias, (0, right.shape[0] - num_columns)),
             out_dtype=dtype,
         )
-        return made[:num_rows, :num_columns]
+        return made[:num_rows, :num_columns].contiguous()  # collectives take no other
 
 
 def _tiled(codes: Tensor) -> Tensor:

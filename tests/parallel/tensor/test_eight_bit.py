@@ -1,6 +1,8 @@
 """Oracle: the OCP definition of the 8-bit floats, code by code, and products in float64."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -98,15 +100,32 @@ def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
+def as_strict_as_a_gpu(scaled_mm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def strict(left: Tensor, right: Tensor, **named: Any) -> Tensor:
+        assert all(size and size % 16 == 0 for size in (*left.shape, *right.shape))
+        assert left.stride() == (left.shape[1], 1)
+        assert right.stride() == (1, right.shape[0])
+        assert E5M2.form not in (left.dtype, right.dtype) or left.dtype != right.dtype
+        assert all(named[scale].dtype == torch.float32 for scale in ("scale_a", "scale_b"))
+        assert named["bias"] is None or named["bias"].dtype == named["out_dtype"] == torch.bfloat16
+        return scaled_mm(left, right, **named)
+
+    return strict
+
+
 @pytest.mark.parametrize(("n", "k", "m"), [(16, 32, 48), (1, 16, 1), (5, 37, 3), (17, 1, 33), (0, 5, 4), (4, 0, 5)])
 @pytest.mark.parametrize("ocp", FORMATS)
-def test_scaled_products_are_those_of_the_rounded_operands(n: int, k: int, m: int, ocp: Format) -> None:
-    """On a CPU torch's scaled product is made in float32; sizes, strides and scales are what a GPU is given."""
+def test_scaled_products_are_those_of_the_rounded_operands(
+    n: int, k: int, m: int, ocp: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU torch's scaled product is made in float32, of any sizes; what a GPU's would refuse is refused here."""
+    monkeypatch.setattr(torch, "_scaled_mm", as_strict_as_a_gpu(torch._scaled_mm))
     a, b, bias = random(n, k, seed=1) * 3, random(k, m, seed=2) / 7, random(m, seed=3)
     exact = rounded(a, ocp.form).double() @ rounded(b, E4M3.form).double()
     left, right = EightBit.of(a, ocp.form), EightBit.of(b, E4M3.form)
     found = left.times(right, torch.float32)
     assert found.dtype == torch.float32
+    assert found.is_contiguous()
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
     transposed = EightBit.of(a.t(), ocp.form).t().times(EightBit.of(b.t(), E4M3.form).t(), torch.float32)
     torch.testing.assert_close(transposed, found, rtol=0, atol=0)
@@ -115,5 +134,20 @@ def test_scaled_products_are_those_of_the_rounded_operands(n: int, k: int, m: in
     torch.testing.assert_close(with_bias.double(), exact + bias.double(), rtol=2**-8, atol=1e-5)
 
 
-def test_only_matrix_units_of_a_gpu_take_8_bits() -> None:
-    assert not multiplies_8_bits(torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("device", "cuda", "capability", "wanted"),
+    [
+        ("cpu", "13.0", (9, 0), False),
+        ("cuda", "13.0", (8, 0), False),
+        ("cuda", "13.0", (8, 9), True),
+        ("cuda", "13.0", (9, 0), True),
+        ("cuda", "13.0", (10, 0), True),
+        ("cuda", None, (9, 4), False),  # AMD's units have formats of their own
+    ],
+)
+def test_which_devices_multiply_8_bits(
+    device: str, cuda: str | None, capability: tuple[int, int], wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert multiplies_8_bits(torch.device(device)) is wanted
