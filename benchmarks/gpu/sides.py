@@ -26,6 +26,8 @@ SIDES: Mapping[str, Side] = {
     "megalm": Side("bf16"),
     "plain": Side("bf16", plain=True),
     "plain-compiled": Side("bf16", plain=True, compiled=True),
+    "megalm-fp8": Side("fp8"),
     "megalm-recompute": Side("bf16", settings={"recompute": {"mode": "full"}}),
+    "megalm-offload": Side("bf16", settings={"recompute": {"offload": "cpu"}, "zero": {"offload": "cpu"}}),
 }
 """By name."""

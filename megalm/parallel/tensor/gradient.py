@@ -13,12 +13,17 @@ def gradient_sum(parameter: Tensor) -> Tensor | None:
     return None if find is None else find()
 
 
-def add_gradient(parameter: Tensor, gradient: Tensor) -> Tensor | None:
-    """Add ``gradient`` to the parameter's sum; without one return it for autograd to keep."""
-    total = gradient_sum(parameter)
+def add_row_sums(bias: Tensor, dy_to: Tensor) -> Tensor | None:
+    """Add the sums of ``dy``'s columns to the bias's gradient sum; without one return them for autograd to keep.
+
+    Args:
+        bias: [o].
+        dy_to: [t, o], gradient of the layer's output.
+    """
+    total = gradient_sum(bias)
     if total is None:
-        return gradient
-    total.add_(gradient)
+        return dy_to.sum(0)
+    total.add_(dy_to.sum(0, dtype=total.dtype))
     return None
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from megalm.mesh import Axis
-from megalm.parallel.tensor.gradient import add_gradient, add_product
+from megalm.parallel.tensor.gradient import add_product, add_row_sums
 from megalm.parallel.tensor.product import Operand, Rounding, Unrounded, add_product_to, product, wide_product
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import Init, ParamSpec, Split, even_ranges
@@ -86,7 +86,7 @@ class _ColumnProducts(torch.autograd.Function):
         made = WeightProducts(whole, None, learned, rounding)() if learned and not later else {}
         weight_gradients = [made.get(weight) for weight in ctx.weights]
         bias_gradients = [
-            add_gradient(bias, gradient.sum(0)) if bias is not None and bias.requires_grad else None
+            add_row_sums(bias, gradient) if bias is not None and bias.requires_grad else None
             for bias, gradient in zip(ctx.biases, gradients, strict=True)
         ]
         if summing is not None:
@@ -118,7 +118,7 @@ class _RowProduct(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         bias_gradient = None
         if ctx.bias is not None and ctx.bias.requires_grad:
-            bias_gradient = add_gradient(ctx.bias, gradients[0].sum(0))
+            bias_gradient = add_row_sums(ctx.bias, gradients[0])
         gradient = rounding.gradient(region.whole_rows(gradients[0])[: ctx.num_rows])
         dx = product(gradient, rounding.operand(ctx.weight)) if ctx.needs_input_grad[0] else None
         weight_gradient = None
