@@ -15,7 +15,6 @@ ONLY: Mapping[str, Any] = {
 """Keys of which one value is built."""
 
 NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "optimizer.name": ("adamw", ("adamw8bit",)),
     "objective.name": ("clm", ("mlm_nsp", "seq2seq", "rtd", "instruct", "multitask")),
 }
 """Keys with names that will come, after the name to use until then."""

@@ -12,7 +12,9 @@ from megalm.section import Section
 class OptimizerConfig(Section):
     """How gradients become updates."""
 
-    name: str = Field("adamw", description="the update rule: adamw, lamb, sgd, or package.module:name of your own")
+    name: str = Field(
+        "adamw", description="the update rule: adamw, adamw8bit, lamb, sgd, or package.module:name of your own"
+    )
     lr: float = Field(1e-3, ge=0, description="peak learning rate; too high diverges, too low wastes steps")
     betas: list[float] = Field(
         [0.9, 0.95], min_length=2, max_length=2, description="how slowly the two moments forget; nearer 1 is slower"
@@ -42,7 +44,8 @@ class OptimizerConfig(Section):
         return list(self._unread())
 
     def _unread(self) -> Iterator[str]:
-        unread = {"sgd": ("betas", "eps"), "adamw": ("momentum",), "lamb": ("momentum",)}.get(self.name, ())
+        moments_only = dict.fromkeys(("adamw", "adamw8bit", "lamb"), ("momentum",))
+        unread = {"sgd": ("betas", "eps"), **moments_only}.get(self.name, ())
         for key in unread:
             value = getattr(self, key)
             if value != type(self).model_fields[key].default:

@@ -10,7 +10,10 @@ from megalm import collectives
 from megalm.mesh import Axis
 from megalm.optim.element_update import ElementUpdate
 from megalm.optim.layer_update import LayerUpdate
-from megalm.optim.rule import LayerRule, UpdateRule
+from megalm.optim.quantized_state import QuantizedState
+from megalm.optim.quantized_update import QuantizedUpdate
+from megalm.optim.rule import LayerRule, QuantizedRule, UpdateRule
+from megalm.optim.state import FlatState
 from megalm.optim.updates import OffloadedUpdates, Update, Updates, with_gradients_on
 from megalm.parallel.data.bucket import Bucket
 
@@ -51,16 +54,11 @@ class Optimizer:
         self.updates = 0
         self._axes = axes
         self._clip_grad_norm = clip_grad_norm
-        self.state = [{name: torch.zeros_like(bucket.owned_values) for name in rule.state_names} for bucket in buckets]
         self._counted = list(_counted(buckets, positions))
         rates = [_lr_scale(bucket, layer_lr_decay) for bucket in buckets]
         host = next((bucket.host for bucket in buckets), None)
         self.updated = buckets if host is None else [with_gradients_on(host, bucket) for bucket in buckets]
-        updates: list[Update] = (
-            [LayerUpdate(rule, self.updated, self.state, rates, holders=holders, positions=positions)]
-            if isinstance(rule, LayerRule)
-            else [ElementUpdate(rule, *each) for each in zip(self.updated, self.state, rates, strict=True)]
-        )
+        self.state, updates = _state_and_updates(rule, self.updated, rates, holders, positions)
         self._update = Updates(updates) if host is None else OffloadedUpdates(host, buckets, updates)
 
     def grad_norm(self) -> float:
@@ -90,6 +88,23 @@ class Optimizer:
         """Update all values that this rank owns."""
         self.updates += 1
         self._update(lr, self.updates)
+
+
+def _state_and_updates(
+    rule: UpdateRule,
+    buckets: Sequence[Bucket],
+    rates: Sequence[float],
+    holders: Sequence[Axis],
+    positions: Mapping[str, int],
+) -> tuple[Sequence[FlatState | QuantizedState], Sequence[Update]]:
+    """Return the state of each bucket, and the updates of all, as the rule's type asks."""
+    if isinstance(rule, QuantizedRule):
+        quantized = [QuantizedState(rule, bucket, positions) for bucket in buckets]
+        return quantized, [QuantizedUpdate(rule, quantized, rates, holders=holders, positions=positions)]
+    flat = [FlatState(rule, bucket) for bucket in buckets]
+    if isinstance(rule, LayerRule):
+        return flat, [LayerUpdate(rule, buckets, flat, rates, holders=holders, positions=positions)]
+    return flat, [ElementUpdate(rule, *each) for each in zip(buckets, flat, rates, strict=True)]
 
 
 def _lr_scale(bucket: Bucket, layer_lr_decay: float) -> float:

@@ -60,4 +60,14 @@ class LayerRule(Protocol):
         ...
 
 
+@runtime_checkable
+class QuantizedRule(ElementRule, Protocol):
+    """An ``ElementRule`` whose state is kept in codes of 8 bits for matrices; ``update`` itself sees wide numbers.
+
+    ``signed`` says of each state name whether its numbers may be negative.
+    """
+
+    signed: Mapping[str, bool]
+
+
 UpdateRule = ElementRule | LayerRule

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from megalm.batch import MicroBatch
 from megalm.mesh import Mesh
 from megalm.optim.loss_scale import LossScale
-from megalm.training.stored import Stored
+from megalm.parallel.data.stored import Stored
 
 
 class Backend(Protocol):

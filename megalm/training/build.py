@@ -11,6 +11,7 @@ from megalm.errors import UserError
 from megalm.host import host_of
 from megalm.mesh import Axis, Mesh
 from megalm.optim.adamw import AdamW
+from megalm.optim.adamw8bit import AdamW8bit
 from megalm.optim.config import OptimizerConfig
 from megalm.optim.lamb import Lamb
 from megalm.optim.loss_scale import LossScale
@@ -20,22 +21,27 @@ from megalm.optim.rule import UpdateRule
 from megalm.optim.sgd import Sgd
 from megalm.parallel.data.bucket import Bucket
 from megalm.parallel.data.exchange import Exchange
+from megalm.parallel.data.stored import Stored, of_bucket
 from megalm.parallel.pipeline.engine import Engine
 from megalm.parallel.pipeline.offload import Offload
 from megalm.parallel.pipeline.stage import Stage
 from megalm.parallel.pipeline.transport import Transport
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
-from megalm.training import stored
 from megalm.training.backend import Backend
 from megalm.training.backends.choose import foreign
 from megalm.training.held import Held
 from megalm.training.model import Part, build_part, model_positions
 from megalm.training.programs import Programs, rank_of_stage
-from megalm.training.stored import Stored
+from megalm.training.stored import unlearned
 from megalm.weight_half import WeightHalf
 
-RULES: Mapping[str, Callable[[OptimizerConfig], UpdateRule]] = {"adamw": AdamW, "lamb": Lamb, "sgd": Sgd}
+RULES: Mapping[str, Callable[[OptimizerConfig], UpdateRule]] = {
+    "adamw": AdamW,
+    "adamw8bit": AdamW8bit,
+    "lamb": Lamb,
+    "sgd": Sgd,
+}
 
 
 @dataclass
@@ -108,11 +114,11 @@ class TrainingState:
 
     def stored(self, *, weights_only: bool = False) -> Iterator[Stored]:
         """Yield what a checkpoint holds of this rank."""
-        yield from stored.unlearned(self.model, self.held)
+        yield from unlearned(self.model, self.held)
         for bucket, kept in zip(self.buckets, self.optimizer.state, strict=True):
-            yield from stored.of_bucket(bucket, "", bucket.owned_values)
-            for name, flat in {} if weights_only else kept.items():
-                yield from stored.of_bucket(bucket, f"optimizer.{name}.", flat)
+            yield from of_bucket(bucket, "", bucket.owned_values)
+            if not weights_only:
+                yield from kept.stored("optimizer.")
 
     def loaded(self) -> None:
         """Give loaded values to all ranks that keep them."""

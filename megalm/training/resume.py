@@ -7,10 +7,10 @@ from megalm.boxes import Box
 from megalm.checkpoint.piece import Part, Piece
 from megalm.checkpoint.store import Checkpoint
 from megalm.errors import UserError
+from megalm.parallel.data.stored import Stored
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.model import model_positions
-from megalm.training.stored import Stored
 
 FIXED = (
     "run.seed",
@@ -40,7 +40,7 @@ def _pieces(tensors: Iterable[Stored], positions: Mapping[str, int], *, counted:
     for each in tensors:
         starts = [part.start for part in each.spec.local_slices(positions)]
         parts: list[Part] = []
-        for box, values in each.boxes:
+        for box, values in each.boxes if counted else [*each.boxes, *each.copies]:
             kept = each.spec.owned_slices(positions) if counted else tuple(slice(0, size) for size in each.spec.shape)
             part = None if kept is None else box.within(kept)
             if part is not None:

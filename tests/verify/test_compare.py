@@ -8,7 +8,7 @@ from megalm.verify.compare import Tolerance, compare
 from tests.ranks import RankPool
 from tests.verify.faults import FAULTS
 from tests.verify.runs import GPT2, GPT2_UNTIED, LLAMA, NEOX, run_file, seen_by_rank
-from tests.verify.test_update_rules import alone
+from tests.verify.test_update_rules import WIDE, alone
 
 ATTENTION = "model.layers.0.self_attn"
 
@@ -48,6 +48,9 @@ SHOWN_BY = {
     "ratios of vectors": (NEOX, {"tp": 2}, False, "step 1 value", "norm"),
     "ratios count shared rows twice": (LLAMA, {"tp": 2}, False, "step 1 value", f"{ATTENTION}.k_proj.weight"),
     "ratios skip tied copies": (GPT2, {"pp": 2}, False, "step 1 value replicas", "model.embed_tokens.weight"),
+    "absmax of the own slices": (GPT2, {"tp": 2}, False, "step 2 value", "proj.weight"),
+    "absmax of the own shard": (GPT2, {"dp": 2}, False, "step 2 value", "weight"),
+    "absmax of local blocks": (GPT2, {"tp": 2}, False, "step 2 value", "mlp.down_proj.weight"),
     "recomputed dropout drawn anew": (GPT2, {"dp": 2}, False, "step 1 gradient norm", "model."),
     "head recomputed and counted twice": (GPT2_UNTIED, {"dp": 2}, False, "step 1 gradient norm", "lm_head.weight"),
     "norm without gradient when recomputed": (GPT2, {"dp": 2}, False, "step 1 gradient norm", "input_layernorm"),
@@ -66,7 +69,10 @@ ZERO_STAGES = {
     "shards drawn alike": 1,
     "stale values gathered": 3,
     "ratios of the own shard": 1,
+    "absmax of the own shard": 2,
 }
+RULES = {"ratios": "lamb", "absmax": "adamw8bit"}
+"""Which update rule a fault is about, by its first word."""
 RECOMPUTE = {
     "recomputed dropout drawn anew": {"mode": "full"},
     "norm without gradient when recomputed": {"mode": "full"},
@@ -83,7 +89,7 @@ def test_every_fault_has_a_case() -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
     model, layout, sequence_parallel, first, tensor = SHOWN_BY[fault]
-    rule = "lamb" if fault.startswith("ratios") else "adamw"
+    rule = next((rule for word, rule in RULES.items() if fault.startswith(word)), "adamw")
     offload = "cpu" if fault.startswith("offloaded") else "none"
     config = run_file(
         model,
@@ -94,6 +100,7 @@ def test_planted_fault_is_named(ranks: RankPool, fault: str) -> None:
         train={"micro_batch_size": 2},
         zero={"stage": ZERO_STAGES.get(fault, 0), "offload": offload},
         optimizer={"name": rule},
+        **(WIDE if rule == "adamw8bit" else {}),
     )
     seen = ranks.run(config.layout.world_size, seen_by_rank, config, fault)
     wrong = [

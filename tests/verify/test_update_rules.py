@@ -10,6 +10,9 @@ from megalm.verify.probe import Probe
 from tests.ranks import RankPool
 from tests.verify.runs import GPT2, LLAMA, LLAMA_TIED, NEOX, NEOX_TIED, run_file, seen_alone, seen_by_rank
 
+WIDE: dict[str, Any] = {"model": {"intermediate_size": 600}}
+"""Rows of several blocks, which two tensor ranks cut inside of one."""
+
 CASES: list[tuple[str, int, str, dict[str, int], dict[str, Any]]] = [
     # rule, ZeRO stage, model, layout, further sections
     ("lamb", 0, GPT2, {"dp": 2}, {}),
@@ -26,6 +29,14 @@ CASES: list[tuple[str, int, str, dict[str, int], dict[str, Any]]] = [
     ("lamb", 0, GPT2, {"tp": 2, "pp": 2}, {"optimizer": {"layer_lr_decay": 0.5}}),
     ("adamw", 0, GPT2, {"pp": 2}, {"optimizer": {"layer_lr_decay": 0.5}}),
     ("adamw", 3, GPT2, {"dp": 2, "pp": 2}, {"optimizer": {"layer_lr_decay": 0.5}}),
+    ("adamw8bit", 0, GPT2, {"dp": 2}, WIDE),
+    ("adamw8bit", 1, LLAMA, {"dp": 4}, WIDE),
+    ("adamw8bit", 2, NEOX, {"dp": 3}, WIDE),
+    ("adamw8bit", 3, LLAMA_TIED, {"dp": 2, "tp": 2}, {**WIDE, "tensor": {"sequence_parallel": True}}),
+    ("adamw8bit", 0, GPT2, {"tp": 3}, WIDE),
+    ("adamw8bit", 3, NEOX_TIED, {"dp": 2, "pp": 2}, WIDE),
+    ("adamw8bit", 2, GPT2, {"dp": 2, "tp": 2, "pp": 2}, {**WIDE, "optimizer": {"layer_lr_decay": 0.5}}),
+    ("adamw8bit", 1, GPT2, {"dp": 4}, {**WIDE, "zero": {"shard_size": 2}}),
     ("sgd", 0, GPT2, {"tp": 2}, {}),
     ("sgd", 3, LLAMA, {"dp": 2, "pp": 2}, {}),
 ]
@@ -33,7 +44,8 @@ CASES: list[tuple[str, int, str, dict[str, int], dict[str, Any]]] = [
 
 @cache
 def alone(rule: str, model: str, layer_lr_decay: float = 1.0) -> Probe:
-    return seen_alone(run_file(model, optimizer={"name": rule, "layer_lr_decay": layer_lr_decay}))
+    sections = WIDE if rule == "adamw8bit" else {}
+    return seen_alone(run_file(model, **sections, optimizer={"name": rule, "layer_lr_decay": layer_lr_decay}))
 
 
 @pytest.mark.parametrize(("rule", "stage", "model", "layout", "sections"), CASES)

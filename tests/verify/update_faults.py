@@ -1,11 +1,16 @@
-"""Faults of the update: what a layer-wise rule gets wrong when a rank owns only a part of a parameter."""
+"""Faults of the update: what a rule gets wrong that sees matrices or blocks of which a rank owns only a part."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+from torch import Tensor
+
 from megalm.mesh import Axis
 from megalm.optim import layer_update
+from megalm.optim.blocks import Place
+from megalm.optim.cut_blocks import CutBlocks
 from megalm.optim.layer_update import LayerUpdate
 from megalm.parallel.data.bucket import Slot
 
@@ -50,10 +55,39 @@ def _ratios_skip_copies() -> Any:
     return mock.patch.object(layer_update, "_counted", counted)
 
 
+def _absmax_of_own_slices() -> Any:
+    """The largest number of a block of 8-bit state is not taken over the tensor ranks."""
+    return _absmax_over(lambda axis: axis.name != "tp")
+
+
+def _absmax_of_own_shard() -> Any:
+    """The largest number of a block of 8-bit state is not taken over the ranks that own other parts."""
+    return _absmax_over(lambda axis: axis.name == "tp")
+
+
+def _absmax_over(chosen: Callable[[Axis], bool]) -> Any:
+    original = CutBlocks.reduce
+
+    def reduce(self: CutBlocks, maxima: Tensor) -> None:
+        self._holders = [axis for axis in self._holders if chosen(axis)]
+        original(self, maxima)
+
+    return mock.patch.object(CutBlocks, "reduce", reduce)
+
+
+def _local_blocks() -> Any:
+    """Blocks of 8-bit state are counted from where a rank's slice of a row begins."""
+    grid = Place.grid.fget  # type: ignore[attr-defined]
+    return mock.patch.object(Place, "grid", property(lambda place: grid(replace(place, first=0))))
+
+
 UPDATE_FAULTS: Mapping[str, Callable[[], Any]] = {
     "ratios not summed over tp": _ratios_of_own_slices,
     "ratios of the own shard": _ratios_of_own_shard,
     "ratios of vectors": _ratios_of_vectors,
     "ratios count shared rows twice": _ratios_count_shared_rows,
     "ratios skip tied copies": _ratios_skip_copies,
+    "absmax of the own slices": _absmax_of_own_slices,
+    "absmax of the own shard": _absmax_of_own_shard,
+    "absmax of local blocks": _local_blocks,
 }

@@ -21,13 +21,13 @@ from megalm.mesh import Axis, Mesh
 from megalm.optim.config import OptimizerConfig
 from megalm.optim.loss_scale import LossScale
 from megalm.optim.optimizer import CLIP_EPS
+from megalm.parallel.data.stored import Stored
 from megalm.param_spec import ParamSpec
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
 from megalm.training import stored
 from megalm.training.backends.whole import Whole, check_fit
 from megalm.training.model import Part, model_positions
-from megalm.training.stored import Stored
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter; torch's names are ours."""

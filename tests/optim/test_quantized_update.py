@@ -1,0 +1,231 @@
+"""Oracle: 8-bit AdamW written from the paper on whole parameters; and one process, to the bit."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from megalm.layout import Layout
+from megalm.ledger import Entry, Ledger
+from megalm.mesh import Mesh
+from megalm.optim import quantized_state
+from megalm.optim.adamw8bit import AdamW8bit
+from megalm.optim.config import OptimizerConfig
+from megalm.optim.dynamic_map import DynamicMap
+from megalm.optim.optimizer import Optimizer
+from megalm.parallel.data.bucket import make_bucket
+from megalm.parallel.data.stored import of_bucket
+from megalm.param_spec import Init, ParamSpec, Split, even_ranges
+from megalm.parameters import new_parameter
+from tests.optim.plain_adamw8bit import Plain, plain_adamw8bit
+from tests.ranks import RankContext, RankPool
+from tests.verify.faults import planted
+
+STEPS = 3
+Where = tuple[str, tuple[int, ...]]
+
+
+def draws(seed: int, *shape: int) -> Tensor:
+    """Return numbers of many magnitudes, as gradients are."""
+    generator = torch.Generator().manual_seed(seed)
+    wide = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return wide * 10 ** torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def specs(parts: int) -> list[ParamSpec]:
+    zero = Init.constant(0.0)
+    return [
+        ParamSpec((5, 300), zero, Split("tp", 0, even_ranges(5, parts)), name="column"),
+        ParamSpec((3, 700), zero, Split("tp", 1, even_ranges(700, parts)), name="row"),
+        ParamSpec((30,), zero, partial_over=("tp",), decay=False, name="norm"),
+        ParamSpec((2, 512), zero, Split("tp", 1, even_ranges(512, parts, 256)), name="cut between blocks"),
+        ParamSpec((3, 21), zero, Split("tp", 0, overlapping(6, parts)), name="shared rows"),
+        ParamSpec((2, 3, 290), zero, Split("tp", 2, overlapping(580, parts)), name="shared columns"),
+        ParamSpec((2, 2), zero, Split("tp", 1, even_ranges(2, parts)), name="some ranks have none"),
+        ParamSpec((7, 290), zero, name="replicated"),
+        ParamSpec((40,), zero, decay=False, name="bias"),
+        ParamSpec((6, 270), zero, tied_to="table", name="a copy on another stage"),
+    ]
+
+
+def overlapping(size: int, parts: int) -> tuple[tuple[int, int], ...]:
+    return tuple((start // 2, -(-stop // 2) + (stop < size)) for start, stop in even_ranges(size, parts))
+
+
+@dataclass
+class Seen:
+    """What a rank has after the steps: by name and offsets in the whole tensor, and what the steps sent."""
+
+    tensors: list[tuple[Where, Tensor]]
+    entries: list[Entry]
+
+
+def updated(
+    context: RankContext | None,
+    layout: Layout,
+    zero_stage: int,
+    dtype: torch.dtype,
+    piece: int,
+    fault: str | None = None,
+) -> Seen:
+    with planted(fault), mock.patch.object(quantized_state, "PIECE", piece):
+        ledger = Ledger()
+        mesh = Mesh.build(layout, ledger=ledger)
+        positions = {"tp": mesh.tp.rank}
+        shard, _ = mesh.shards(layout.dp if zero_stage else 1)
+        numbers = {spec.name: n for n, spec in enumerate(specs(layout.tp))}
+        parameters = [new_parameter(spec, positions) for spec in specs(layout.tp)]
+        buckets = [
+            make_bucket(part, mesh.device, dtype, shard=shard, zero_stage=zero_stage if shard.size > 1 else 0)
+            for part in (parameters[:4], [], parameters[4:])
+        ]
+        optimizer = Optimizer(
+            AdamW8bit(OptimizerConfig(betas=[0.8, 0.95], weight_decay=0.3)),
+            buckets,
+            axes=[mesh.model, shard],
+            holders=[mesh.tp, shard],
+            positions=positions,
+            clip_grad_norm=0.0,
+        )
+        for step in range(STEPS + 1):
+            for bucket in buckets:
+                for owned in bucket.owned():
+                    spec = owned.slot.spec
+                    starts = owned.box.moved([part.start for part in spec.local_slices(positions)])
+                    here = tuple(slice(a, a + size) for a, size in zip(starts, owned.box.sizes, strict=True))
+                    into = owned.view(bucket.owned_gradients if step else bucket.owned_values)
+                    into.copy_(draws(100 * step + numbers[spec.name], *spec.shape)[here])
+            if step:
+                optimizer.step(0.1 * step)
+        kept = [
+            stored
+            for bucket, state in zip(buckets, optimizer.state, strict=True)
+            for stored in (*of_bucket(bucket, "values.", bucket.owned_values), *state.stored(""))
+        ]
+        found = []
+        for each in kept:
+            begins = [part.start for part in each.spec.local_slices(positions)]
+            for box, values in (*each.boxes, *each.copies):
+                found.append(((each.name, box.moved(begins)), values.clone()))
+        return Seen(found, ledger.entries)
+
+
+@cache
+def alone(dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return every whole tensor of one process."""
+    return {name: values for (name, _), values in updated(None, Layout(), 0, dtype, 2**16).tensors}
+
+
+@cache
+def plain() -> dict[str, Plain]:
+    return {
+        spec.name: plain_adamw8bit(
+            draws(n, *spec.shape),
+            [(0.1 * step, draws(100 * step + n, *spec.shape)) for step in range(1, STEPS + 1)],
+            betas=(0.8, 0.95),
+            eps=1e-8,
+            weight_decay=0.3,
+        )
+        for n, spec in enumerate(specs(1))
+    }
+
+
+def test_one_process_has_the_papers_values_and_moments() -> None:
+    found = alone(torch.float64)
+    for name, expected in plain().items():
+        torch.testing.assert_close(found[f"values.{name}"], expected.values, rtol=1e-12, atol=1e-12)
+        for moment, number in (("exp_avg", 0), ("exp_avg_sq", 1)):
+            if expected.absmax:
+                absmax = found[f"{moment}_absmax.{name}"]
+                torch.testing.assert_close(absmax, expected.absmax[number], rtol=1e-7, atol=0)
+                blocks = absmax.repeat_interleave(256, -1)[..., : expected.values.shape[-1]]
+                numbers = DynamicMap(signed=moment == "exp_avg", device=absmax.device).numbers(
+                    found[f"{moment}_codes.{name}"]
+                )
+                kept = numbers.double() * blocks
+            else:
+                kept = found[f"{moment}.{name}"]
+            torch.testing.assert_close(kept, expected.moments[number], rtol=1e-6, atol=1e-12)
+
+
+CASES = [
+    (Layout(dp=2), 0, 2**16),
+    (Layout(dp=3), 1, 2**16),
+    (Layout(tp=2), 0, 2**16),
+    (Layout(tp=3), 0, 500),
+    (Layout(dp=2, tp=2), 2, 1),
+    (Layout(dp=2, tp=3), 3, 2**16),
+    (Layout(dp=8), 1, 500),
+]
+
+
+def differing(
+    ranks: RankPool, layout: Layout, zero_stage: int, dtype: torch.dtype, piece: int, fault: str | None = None
+) -> list[str]:
+    """Return what any rank has otherwise, in any bit, than one process, or what no rank has."""
+    expected = alone(dtype)
+    counts = {name: torch.zeros(values.shape) for name, values in expected.items()}
+    wrong = []
+    for seen in ranks.run(layout.world_size, updated, layout, zero_stage, dtype, piece, fault):
+        for (name, offsets), values in seen.tensors:
+            here = tuple(slice(start, start + size) for start, size in zip(offsets, values.shape, strict=True))
+            counts[name][here] += 1
+            if not torch.equal(values, expected[name][here]):
+                wrong.append(name)
+    return wrong + [name for name, count in counts.items() if not count.min()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("layout", "zero_stage", "piece"), CASES)
+def test_no_layout_changes_a_bit(
+    ranks: RankPool, layout: Layout, zero_stage: int, piece: int, dtype: torch.dtype
+) -> None:
+    assert differing(ranks, layout, zero_stage, dtype, piece) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "layout", "zero_stage", "wrong"),
+    [
+        ("absmax of the own shard", Layout(dp=3), 1, "exp_avg_absmax.row"),
+        ("absmax of the own slices", Layout(tp=2), 0, "exp_avg_absmax.row"),
+        ("absmax of local blocks", Layout(tp=2), 0, "values.row"),
+    ],
+)
+def test_a_fault_changes_the_result(ranks: RankPool, fault: str, layout: Layout, zero_stage: int, wrong: str) -> None:
+    assert wrong in differing(ranks, layout, zero_stage, torch.float64, 2**16, fault)
+
+
+def cut_by_shares(seen: list[Seen]) -> int:
+    """Return how many blocks several ranks keep."""
+    counts: Counter[Where] = Counter()
+    for rank in seen:
+        for (name, offsets), values in rank.tensors:
+            if name.startswith("exp_avg_absmax."):
+                places = (range(start, start + size) for start, size in zip(offsets, values.shape, strict=True))
+                counts.update((name, place) for place in product(*places))
+    return sum(count > 1 for count in counts.values())
+
+
+CUT_BY_TWO = 3 + 2 * 3 + 2
+"""Rows of "row" (at 350), of "shared columns" (at 145 and 146) and of "some ranks have none" (at 1)."""
+
+
+@pytest.mark.parametrize("layout", [Layout(dp=3), Layout(tp=2), Layout(dp=2, tp=2)])
+def test_an_update_sends_the_largest_of_each_cut_block_at_once(ranks: RankPool, layout: Layout) -> None:
+    stage = int(layout.dp > 1)
+    found = ranks.run(layout.world_size, updated, layout, stage, torch.float32, 2**16)
+    for seen in found:
+        axes = [name for name, size in (("tp", layout.tp), ("dp_cp", layout.dp)) if size > 1]
+        assert [(entry.kind, entry.axis, entry.dtype, entry.scalar) for entry in seen.entries] == [
+            ("all_reduce", axis, "float32", True) for axis in axes
+        ] * STEPS
+        by_axis = {entry.axis: entry.payload // (4 * 2) for entry in seen.entries}
+        if layout.tp == 1:
+            assert by_axis["dp_cp"] == cut_by_shares(found)
+        else:
+            assert by_axis["tp"] == CUT_BY_TWO < by_axis.get("dp_cp", CUT_BY_TWO + 1)
