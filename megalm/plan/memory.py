@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from megalm.models.decoder_shape import DecoderShape
-from megalm.plan.buckets import in_shares, rooms
+from megalm.plan.buckets import by_bucket, in_shares, rooms
 from megalm.plan.data_exchange import Sharing
 
 
@@ -90,12 +90,4 @@ def buckets_of_rank(
         blocks: numbers of the blocks that the rank holds: 0 the embedding, then the layers, then the head.
         apart: whether a tied table lies in a bucket of its own, since two ranks of the pipeline hold a copy.
     """
-    found = []
-    for block in blocks:
-        sizes = rooms(shape, tp_size)[block]
-        if apart and shape.tied and block in (0, shape.num_layers + 1):
-            table = rooms(shape, tp_size)[0][0]
-            found += [sum(sizes[1:] if block == 0 else sizes), table]
-        else:
-            found.append(sum(sizes))
-    return [in_shares(elements, shard_size) for elements in found]
+    return [in_shares(sum(sizes), shard_size) for sizes in by_bucket(rooms(shape, tp_size), shape, blocks, apart)]

@@ -30,7 +30,10 @@ def test_the_planned_buckets_are_the_built_ones(
 
 def test_local_tensors_of_all_ranks_cover_the_model() -> None:
     shape = DecoderShape.of(run_file(GPT2).model)
-    whole = [sum(tensors) for tensors in local_tensors(shape, 1, 0)]
-    halves = [[sum(tensors) for tensors in local_tensors(shape, 2, rank)] for rank in range(2)]
+    whole = [sum(tensor.num_elements for tensor in tensors) for tensors in local_tensors(shape, 1, 0)]
+    halves = [
+        [sum(tensor.num_elements for tensor in tensors) for tensors in local_tensors(shape, 2, rank)]
+        for rank in range(2)
+    ]
     replicated = [16 * 40, *[6 * 40] * 2, 2 * 40]  # positions; norms and row-parallel biases; the last norm
     assert [a + b - twice for a, b, twice in zip(*halves, replicated, strict=True)] == whole

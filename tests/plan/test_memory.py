@@ -1,5 +1,7 @@
 """Oracle: the storages of a run's live tensors, and the formulas of the ZeRO paper."""
 
+from dataclasses import replace
+
 import pytest
 
 from megalm.mesh import Mesh
@@ -7,6 +9,7 @@ from megalm.models.counts import num_parameters
 from megalm.models.decoder_shape import DecoderShape
 from megalm.plan.data_exchange import Sharing
 from megalm.plan.memory import ElementBytes, KeptBytes, buckets_of_rank, kept_bytes
+from megalm.plan.quantized import RankPlace, state_sizes
 from megalm.run_config import RunConfig
 from megalm.training.build import build_state
 from megalm.training.feed import Feed, objective_of
@@ -72,6 +75,48 @@ def test_16_bit_parameters_have_a_master_copy(ranks: RankPool, precision: str, s
     sharing = Sharing(2, config.zero_stage, config.shard_size)
     for measured, _ in ranks.run(2, held, config, 1):
         assert measured == kept_bytes(sum(sizes), sharing, ElementBytes(2, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "stage", "precision"),
+    [
+        (GPT2, {}, 0, "fp32"),
+        (GPT2, {"dp": 3}, 1, "fp32"),
+        (GPT2, {"dp": 8}, 3, "fp32"),
+        (LLAMA, {"dp": 2, "tp": 2}, 2, "fp32"),
+        (NEOX, {"dp": 2, "tp": 3}, 1, "bf16"),
+        (GPT2, {"dp": 2, "pp": 2}, 3, "fp64"),
+    ],
+)
+def test_8_bit_state_is_the_closed_form(
+    ranks: RankPool, model: str, layout: dict[str, int], stage: int, precision: str
+) -> None:
+    config = run_file(
+        model,
+        model={"intermediate_size": 600},
+        layout=layout,
+        tensor={"sequence_parallel": "tp" in layout},
+        zero={"stage": stage},
+        optimizer={"name": "adamw8bit"},
+        train={"precision": precision, "global_batch_size": 24, "micro_batch_size": 2},
+    )
+    shape, sizes = DecoderShape.of(config.model), config.layout
+    value, total = {"bf16": (2, 4), "fp32": (4, 4), "fp64": (8, 8)}[precision]
+    found = ranks.run(sizes.world_size, held, config, 1)
+    half = len(found[0][1]) - 1 if sizes.pp == 2 else 4
+    for rank, (measured, built) in enumerate(found):
+        at = sizes.coordinates(rank)
+        blocks = range(half) if at.pp == 0 else range(half, 4)
+        place = RankPlace(sizes.tp, at.tp, config.shard_size, at.dp, config.tensor.sequence_parallel)
+        kept = kept_bytes(sum(built), Sharing(sizes.dp, stage, config.shard_size), ElementBytes(value, total, 0))
+        state = state_sizes(shape, place, blocks, apart=sizes.pp == 2)
+        assert measured == replace(kept, optimizer=kept.optimizer + 2 * state.num_bytes(total))
+
+
+def test_8_bit_state_takes_a_quarter_and_a_bit() -> None:
+    shape = DecoderShape.of(run_file(GPT2, model={"hidden_size": 1280, "intermediate_size": None}).model)
+    state, psi = state_sizes(shape, RankPlace(), range(4)), num_parameters(shape)
+    assert 2 * state.num_bytes(4) / psi == pytest.approx(2 + 8 / 256, rel=0.01)
 
 
 @pytest.mark.parametrize("stage", [0, 3])
