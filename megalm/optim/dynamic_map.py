@@ -32,19 +32,34 @@ class DynamicMap:
         self._numbers = levels.roll(-zero).to(device)
         self._table = _rounding_table(levels, zero).to(device)
 
-    def numbers(self, codes: Tensor) -> Tensor:
-        """Return the float32 numbers that ``codes``, uint8, stand for."""
-        return self._numbers.index_select(0, codes.flatten().to(torch.int32)).view(codes.shape)
+    def numbers(self, codes: Tensor, *, out: Tensor, spare: Tensor) -> None:
+        """Write the numbers that ``codes`` stand for into ``out``.
 
-    def codes(self, numbers: Tensor) -> Tensor:
-        """Return, as uint8, the codes nearest to ``numbers``, float32; half-way between two the greater.
+        Args:
+            codes: flat, uint8.
+            out: float32, as long.
+            spare: int32, as long, of any content.
+        """
+        torch.index_select(self._numbers, 0, spare.copy_(codes), out=out)
+
+    def codes(self, numbers: Tensor, *, out: Tensor, spare: tuple[Tensor, Tensor]) -> None:
+        """Write the codes nearest to ``numbers`` into ``out``; half-way between two the greater.
 
         What lies outside of the map gets its end; numbers below 0 have no place in one without a sign.
+
+        Args:
+            numbers: flat, float32; they are lost.
+            out: uint8, as long.
+            spare: int32, both as long, of any content.
         """
-        bits = numbers.flatten().view(torch.int32)
-        key = bits ^ ((bits >> 31) & 0x7FFFFFFF) if self._signed else bits
-        cell = (key >> 16).add_(_HALF // 2)
-        return self._table.index_select(0, cell).add_(key).bitwise_right_shift_(16).to(torch.uint8).view(numbers.shape)
+        cell, code = spare
+        key = numbers.view(torch.int32)
+        if self._signed:
+            torch.bitwise_right_shift(key, 31, out=cell)
+            key.bitwise_xor_(cell.bitwise_and_(0x7FFFFFFF))
+        torch.bitwise_right_shift(key, 16, out=cell)
+        torch.index_select(self._table, 0, cell.add_(_HALF // 2), out=code)
+        out.copy_(code.add_(key).bitwise_right_shift_(16))
 
 
 def _levels(*, signed: bool) -> Tensor:

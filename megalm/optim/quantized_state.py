@@ -88,24 +88,10 @@ class Tile:
         """How many it has."""
         return self.rows * self.width
 
-    def by_block(self, elements: Tensor, absmax: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield views [rows, blocks, width] of elements and [rows, blocks, 1] of the numbers of their blocks.
-
-        There are up to three: the end of a block, whole blocks, the beginning of a block.
-
-        Args:
-            elements: flat.
-            absmax: flat, one for each block.
-        """
-        elements, absmax = elements.view(self.rows, self.width), absmax.view(self.rows, -1)
-        head = min(-self.first % BLOCK_SIZE, self.width)
-        whole = (self.width - head) // BLOCK_SIZE
-        start = block = 0
-        for num_blocks, width in ((1, head), (whole, BLOCK_SIZE), (1, (self.width - head) % BLOCK_SIZE)):
-            if num_blocks and width:
-                part = elements[:, start : start + num_blocks * width]
-                yield part.unflatten(1, (num_blocks, width)), absmax[:, block : block + num_blocks].unsqueeze(-1)
-                start, block = start + num_blocks * width, block + num_blocks
+    @property
+    def form(self) -> tuple[int, int, int]:
+        """What decides how its elements lie in blocks: rows, width, place of the first column in its block."""
+        return self.rows, self.width, self.first % BLOCK_SIZE
 
 
 class QuantizedState(Mapping[str, Tensor]):

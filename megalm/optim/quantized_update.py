@@ -6,7 +6,7 @@ must be known before any part of it can be rounded; so the tiles that have such 
 only for their largest numbers, of which all holders then take the largest. No wide state outlives its tile.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,23 +17,28 @@ from megalm.optim.cut_blocks import CutBlocks
 from megalm.optim.dynamic_map import DynamicMap
 from megalm.optim.quantized_state import QuantizedState, Tile
 from megalm.optim.rule import QuantizedRule
+from megalm.optim.tile_memory import TileMemory, WideTile
 from megalm.param_spec import aligned
 
 
 @dataclass(frozen=True)
 class _Work:
-    """A tile to be updated.
+    """A tile to be updated; all tensors are views of what this rank owns.
 
     Args:
         tile: which part of a matrix.
-        state: of its bucket.
+        values: flat.
+        gradients: flat.
+        kept: by name, codes and the absmax of the blocks.
         rate: the factor of its learning rate.
         cut: which of its blocks other ranks have parts of.
         listed: where these are in the list of cut blocks.
     """
 
     tile: Tile
-    state: QuantizedState
+    values: Tensor
+    gradients: Tensor
+    kept: Mapping[str, tuple[Tensor, Tensor]]
     rate: float
     cut: Tensor
     listed: Tensor
@@ -70,73 +75,57 @@ class QuantizedUpdate:
         for state, rate, owned, listed in zip(states, rates, self._cut.owned, self._cut.listed, strict=True):
             for tile in state.tiles():
                 low, high = torch.searchsorted(owned, torch.tensor([tile.absmax.start, tile.absmax.stop])).tolist()
-                cut = (owned[low:high] - tile.absmax.start).to(device)
-                self._work.append(_Work(tile, state, rate, cut, listed[low:high].to(device)))
+                work = _Work(
+                    tile,
+                    state.bucket.owned_values[tile.span],
+                    state.bucket.owned_gradients[tile.span],
+                    {
+                        name: (state[f"{name}_codes"][tile.codes], state[f"{name}_absmax"][tile.absmax])
+                        for name in self._maps
+                    },
+                    rate,
+                    (owned[low:high] - tile.absmax.start).to(device),
+                    listed[low:high].to(device),
+                )
+                self._work.append(work)
         self._room = max((aligned(work.tile.num_elements) for work in self._work), default=0)
 
     def __call__(self, lr: float, step: int) -> None:
         """Make update number ``step``, from 1."""
-        scratch = {name: self._some.new_empty(self._room) for name in ("values", "gradients", *self._maps)}
+        memory = TileMemory(("values", "gradients", *self._maps), self._room, self._some)
         maxima = self._cut.new_maxima(len(self._maps), self._some)
         for work in self._work:
             if len(work.cut):
-                self._turn(work, scratch, lr, step)
-                for number, absmax in enumerate(self._absmax(work, scratch)):
-                    maxima[work.listed, number] = absmax[work.cut]
+                wide = self._turn(work, memory, lr, step)
+                for number, name in enumerate(self._maps):
+                    maxima[work.listed, number] = wide.find_absmax(name)[work.cut]
         self._cut.reduce(maxima)
         for work in self._work:
-            values = self._turn(work, scratch, lr, step)
-            work.state.bucket.owned_values[work.tile.span] = values
-            for number, (name, absmax) in enumerate(zip(self._maps, self._absmax(work, scratch), strict=True)):
-                absmax[work.cut] = maxima[work.listed, number]
-                self._keep(work, name, scratch[name], absmax)
+            wide = self._turn(work, memory, lr, step)
+            work.values.copy_(wide.flat["values"])
+            for number, (name, dynamic_map) in enumerate(self._maps.items()):
+                absmax = wide.find_absmax(name)
+                if len(work.cut):
+                    absmax[work.cut] = maxima[work.listed, number]
+                wide.round(name, *work.kept[name], dynamic_map)
         for state, rate in zip(self._states, self._rates, strict=True):
             self._update_vectors(state, lr * rate, step)
 
-    def _turn(self, work: _Work, scratch: Mapping[str, Tensor], lr: float, step: int) -> Tensor:
-        """Update a tile in scratch memory, its state there becomes wide; return the values, and change nothing else.
-
-        Kernels may treat the elements left over at the end of a range otherwise in the last bit; so whole vectors of
-        them are given, whatever the tile's length.
-        """
-        tile, bucket, size = work.tile, work.state.bucket, work.tile.num_elements
-        part = {name: tensor[: aligned(size)] for name, tensor in scratch.items()}
-        for tensor in part.values():
-            tensor[size:].zero_()
-        part["values"][:size] = bucket.owned_values[tile.span]
-        part["gradients"][:size] = bucket.owned_gradients[tile.span]
+    def _turn(self, work: _Work, memory: TileMemory, lr: float, step: int) -> WideTile:
+        """Return a tile with its state wide and all of it updated; the tile itself stays."""
+        wide = memory.of(work.tile)
+        wide.fill(work.values, work.gradients)
         for name, dynamic_map in self._maps.items():
-            part[name][:size] = dynamic_map.numbers(work.state[f"{name}_codes"][tile.codes])
-            for numbers, absmax in tile.by_block(part[name][:size], work.state[f"{name}_absmax"][tile.absmax]):
-                numbers.mul_(absmax)
+            wide.widen(name, *work.kept[name], dynamic_map)
         self._rule.update(
-            part["values"],
-            part["gradients"],
-            {name: part[name] for name in self._maps},
+            wide.padded["values"],
+            wide.padded["gradients"],
+            {name: wide.padded[name] for name in self._maps},
             lr=lr * work.rate,
-            decay=tile.decay,
+            decay=work.tile.decay,
             step=step,
         )
-        return part["values"][:size]
-
-    def _absmax(self, work: _Work, scratch: Mapping[str, Tensor]) -> Iterator[Tensor]:
-        """Yield of each name the largest wide number of every block of a tile, as far as the tile has it."""
-        for name in self._maps:
-            found = self._some.new_empty(work.tile.absmax.stop - work.tile.absmax.start)
-            for numbers, absmax in work.tile.by_block(scratch[name][: work.tile.num_elements], found):
-                torch.amax(numbers.abs(), -1, keepdim=True, out=absmax)
-            yield found
-
-    def _keep(self, work: _Work, name: str, wide: Tensor, absmax: Tensor) -> None:
-        """Round wide numbers to codes."""
-        tile = work.tile
-        work.state[f"{name}_absmax"][tile.absmax] = absmax
-        divisors = work.state[f"{name}_absmax"][tile.absmax]
-        divisors = divisors.masked_fill(divisors == 0, 1.0)
-        quotients = wide[: tile.num_elements]
-        for numbers, divisor in tile.by_block(quotients, divisors):
-            numbers.div_(divisor)
-        work.state[f"{name}_codes"][tile.codes] = self._maps[name].codes(quotients.float())
+        return wide
 
     def _update_vectors(self, state: QuantizedState, lr: float, step: int) -> None:
         for vector in state.vectors:

@@ -23,6 +23,7 @@ from megalm.parallel.data.stored import of_bucket
 from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parameters import new_parameter
 from tests.optim.plain_adamw8bit import Plain, plain_adamw8bit
+from tests.optim.test_dynamic_map import numbers_of
 from tests.ranks import RankContext, RankPool
 from tests.verify.faults import planted
 
@@ -144,10 +145,9 @@ def test_one_process_has_the_papers_values_and_moments() -> None:
                 absmax = found[f"{moment}_absmax.{name}"]
                 torch.testing.assert_close(absmax, expected.absmax[number], rtol=1e-7, atol=0)
                 blocks = absmax.repeat_interleave(256, -1)[..., : expected.values.shape[-1]]
-                numbers = DynamicMap(signed=moment == "exp_avg", device=absmax.device).numbers(
-                    found[f"{moment}_codes.{name}"]
-                )
-                kept = numbers.double() * blocks
+                codes = found[f"{moment}_codes.{name}"]
+                numbers = numbers_of(DynamicMap(signed=moment == "exp_avg", device=codes.device), codes.flatten())
+                kept = numbers.double().view(codes.shape) * blocks
             else:
                 kept = found[f"{moment}.{name}"]
             torch.testing.assert_close(kept, expected.moments[number], rtol=1e-6, atol=1e-12)
