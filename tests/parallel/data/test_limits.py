@@ -24,6 +24,7 @@ REFUSED: list[tuple[str, int, Layout, dict[str, Mapping[str, Any]], str]] = [
     ("deepspeed", 3, TWO, {"train": {"precision": "fp64"}}, "does not work with train.precision=fp64"),
     ("fairscale", 3, TWO, {"train": {"precision": "fp64"}}, "set train.precision=fp32"),
     ("fsdp2", 3, TWO, {"optimizer": {"name": "examples.own_optimizer:Lion"}}, "set optimizer.name=adamw"),
+    ("deepspeed", 2, TWO, {"optimizer": {"name": "adamw8bit"}}, "set optimizer.name=adamw, or use zero.backend=native"),
     ("deepspeed", 2, TWO, {"run": {"trace": True}}, "set run.trace=false"),
     ("deepspeed", 3, TWO, {"recompute": {"offload": "cpu"}}, "set recompute.offload=none"),
     ("fsdp2", 3, TWO, {"zero": {"stage": 3, "backend": "fsdp2", "offload": "cpu"}}, "zero.offload=cpu"),
