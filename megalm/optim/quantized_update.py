@@ -18,6 +18,7 @@ from megalm.optim.dynamic_map import DynamicMap
 from megalm.optim.quantized_state import QuantizedState, Tile
 from megalm.optim.rule import QuantizedRule
 from megalm.optim.tile_memory import TileMemory, WideTile
+from megalm.parallel.data.bucket import Bucket
 from megalm.param_spec import aligned
 
 
@@ -65,7 +66,7 @@ class QuantizedUpdate:
         positions: Mapping[str, int],
     ) -> None:
         """See the class."""
-        self.buckets = [state.bucket for state in states]
+        self.buckets: Sequence[Bucket] = [state.bucket for state in states]
         self._rule, self._states, self._rates = rule, states, rates
         self._some = states[0].bucket.owned_values[:0] if states else torch.empty(0)
         device = self._some.device

@@ -69,6 +69,7 @@ CASES: list[tuple[str, str, str, dict[str, dict[str, Any]]]] = [
     (GPT2, "adamw", "fp16", {"layout": {"dp": 2}, "zero": {"stage": 3}}),
     (NEOX, "lamb", "fp32", {"layout": {"dp": 2}, "zero": {"stage": 3}}),
     (LLAMA, "lamb", "bf16", {"layout": {"dp": 2, "tp": 2}, "zero": {"stage": 2}}),
+    (GPT2, "adamw8bit", "bf16", {"layout": {"dp": 2, "tp": 2}, "zero": {"stage": 2}}),
     (NEOX, "sgd", "bf16", {"layout": {"dp": 2, "pp": 2}, "zero": {"stage": 1}, "pipeline": {"schedule": "zb-h1"}}),
     (GPT2, "adamw", "fp32", {"layout": {"dp": 2, "pp": 2}, "zero": {"stage": 3}, "pipeline": {"schedule": "zb-v"}}),
     (LLAMA, "adamw", "fp32", {"layout": {"tp": 2}, "tensor": CUT, "recompute": {"mode": "full"}}),
