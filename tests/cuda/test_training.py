@@ -35,6 +35,7 @@ def columns(config: RunConfig, device: str, steps: int = 4) -> list[float]:
         (GPT2, {}),
         (NEOX, {"train": {"micro_batch_size": 5}}),
         (LLAMA, {"optimizer": {"name": "lamb"}}),
+        (GPT2, {"optimizer": {"name": "adamw8bit"}}),
         (NEOX_TIED, {"optimizer": {"name": "sgd"}, "recompute": {"mode": "full"}}),
         (LLAMA, {"recompute": {"mode": "selective", "operations": ["attention_core", "activation", "norm"]}}),
     ],
