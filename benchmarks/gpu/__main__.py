@@ -80,21 +80,25 @@ def main() -> int:
         for side in arguments.sides:
             measurements.append(measured(side, workload))
             print(json.dumps(measurements[-1]), file=sys.stderr, flush=True)
+            keep(arguments.output, workload, measurements)
+    for row in summary(workload, measurements, torch.cuda.get_device_name()):
+        share = "unknown" if row["mfu"] is None else f"{row['mfu']:.1%}"
+        print(f"{row['side']:18} {row['tokens_per_s']:10.0f} tokens/s  MFU {share:>7}  {row['peak_gib']:6.2f} GiB")
+    return 0
+
+
+def keep(output: Path, workload: Workload, measurements: Sequence[Mapping[str, Any]]) -> None:
+    """Write all that was measured so far: a run that is cut off has not been for nothing."""
     name = torch.cuda.get_device_name()
-    rows = summary(workload, measurements, name)
     found = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python -m benchmarks.gpu {' '.join(sys.argv[1:])}".strip(),
         "machine": {"gpu": name, "torch": torch.__version__, "cuda": torch.version.cuda},
         "workload": {**asdict(workload), "num_parameters": workload.num_parameters},
-        "sides": rows,
+        "sides": summary(workload, measurements, name),
         "measurements": measurements,
     }
-    arguments.output.write_text(json.dumps(found, indent=1) + "\n")
-    for row in rows:
-        share = "unknown" if row["mfu"] is None else f"{row['mfu']:.1%}"
-        print(f"{row['side']:18} {row['tokens_per_s']:10.0f} tokens/s  MFU {share:>7}  {row['peak_gib']:6.2f} GiB")
-    return 0
+    output.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
