@@ -2,7 +2,8 @@
 
 Counted is what autograd saves, each storage once, parameters left out; and what put-off weight products hold: the rows
 that layers have read, and the gradients of their outputs. Without dropout, and with the fused attention core, which
-keeps queries, keys, values, its output and one number for each query and head.
+keeps queries, keys, values, its output and one number for each query and head. Of a model in 16 bits it is what a CPU
+keeps, which makes the core and the root-mean-square norm in fp32.
 
 Operations that are computed again keep their inputs, and neither their results nor what lies between. A layer that is
 computed again whole keeps its input; only while its backward runs does it hold what it would have kept otherwise, its
@@ -21,8 +22,8 @@ from megalm.parallel.tensor.heads import HeadCut
 from megalm.param_spec import even_ranges
 from megalm.recompute import KEEP_ALL, SMALLEST_OFFLOADED, Operation, RecomputeConfig
 
-INT64, BOOL, STATISTIC = 8, 1, 4
-"""Bytes of a token's number, of a mark, and of a norm's or the softmax's statistic of a row in fp32."""
+INT64, BOOL, FP32 = 8, 1, 4
+"""Bytes of a token's number, of a mark, and of the narrowest number of the softmax's statistics."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class MicroBatchSize:
     def tokens(self) -> int:
         """Tokens of the micro-batch."""
         return self.samples * self.seq_length
+
+    @property
+    def wide(self) -> int:
+        """Bytes of a number where a CPU makes 32 bits out of 16: in tables, the attention core, some norms."""
+        return max(self.element_size, FP32)
 
     @property
     def cut(self) -> bool:
@@ -115,12 +121,14 @@ def kept_by_block(
 
 
 def _norm(shape: DecoderShape, size: MicroBatchSize, *, again: bool) -> list[int]:
-    """Return what a norm keeps: its input and its statistics; the root-mean-square norm the normed rows too."""
-    row = size.rows * shape.hidden_size * size.element_size
+    """Return what a norm keeps: its input and its statistics; the root-mean-square norm the normed rows too, wide."""
     if again:
-        return [row]
-    statistic = size.rows * max(size.element_size, STATISTIC)
-    return [row, row, statistic] if shape.rms_norm else [row, statistic, statistic]
+        return [size.rows * shape.hidden_size * size.element_size]
+    if shape.rms_norm:
+        wide = size.rows * shape.hidden_size * size.wide
+        return [wide, wide, size.rows * size.wide]
+    statistic = size.rows * size.element_size
+    return [size.rows * shape.hidden_size * size.element_size, statistic, statistic]
 
 
 @dataclass(frozen=True)
@@ -172,14 +180,15 @@ def _core(shape: DecoderShape, size: MicroBatchSize, widths: _Widths) -> list[in
     """Return what attention's core keeps; what rotates or is repeated for its query heads is a copy without padding."""
     cut = HeadCut.of(shape.num_heads, shape.num_key_value_heads, size.tp_size)
     grouped = cut.key_of_query(size.tp_rank) != list(range(widths.heads))
-    rotates, keys = shape.rotary_dim > 0, widths.query if grouped else widths.key
+    rotates, widens, keys = shape.rotary_dim > 0, size.wide > size.element_size, widths.query if grouped else widths.key
     numbers = [
-        (size.tokens if rotates else size.whole_rows) * widths.query,
-        (size.tokens if rotates or grouped else size.whole_rows) * keys,
-        (size.tokens if grouped else size.whole_rows) * keys,
+        (size.tokens if rotates or widens else size.whole_rows) * widths.query,
+        (size.tokens if rotates or grouped or widens else size.whole_rows) * keys,
+        (size.tokens if grouped or widens else size.whole_rows) * keys,
         size.tokens * widths.query,
         *(4 * [size.tokens * (shape.rotary_dim // 2)] if rotates else []),
+        size.tokens * widths.heads,
     ]
-    statistics = size.tokens * widths.heads * max(size.element_size, STATISTIC)
+    narrow_output = [size.tokens * widths.query * size.element_size] if widens else []  # what the output product reads
     index = [widths.heads * INT64] if grouped else []
-    return [number * size.element_size for number in numbers] + [statistics, *index]
+    return [number * size.wide for number in numbers] + narrow_output + index

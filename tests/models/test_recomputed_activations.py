@@ -18,6 +18,7 @@ from megalm.parallel.pipeline.stage import Stage
 from megalm.recompute import RecomputeConfig
 from megalm.run_config import RunConfig
 from megalm.training.build import build_state
+from megalm.training.precision import DTYPES
 from tests.models.live_storages import LiveStorages
 from tests.models.test_activations import WITHOUT_DROPOUT, config_of, feed_of
 from tests.ranks import RankContext, RankPool
@@ -66,7 +67,8 @@ def block_by_block(context: RankContext, config: RunConfig) -> tuple[list[int], 
 
 def expected(config: RunConfig, tp_rank: int) -> tuple[list[int], list[int]]:
     tp_size, cut = config.layout.tp, config.tensor.sequence_parallel
-    size = MicroBatchSize(3, 13, 4, tp_size, tp_rank, cut)
+    element_size = torch.finfo(DTYPES[config.train.precision]).bits // 8
+    size = MicroBatchSize(3, 13, element_size, tp_size, tp_rank, cut)
     kept = kept_by_block(DecoderShape.of(config.model), size, config.recompute)
     forwards = list(accumulate(block.for_backward for block in kept))
     return forwards, [sum(block.for_weight for block in kept[number:]) for number in range(len(kept) + 1)]
@@ -103,6 +105,13 @@ def test_tensor_parallel_ranks_keep_their_share(
     config = config_of(model, recompute=recompute, layout={"tp": 2}, tensor={"sequence_parallel": sequence_parallel})
     for rank, found in enumerate(ranks.run(2, block_by_block, config)):
         assert found == expected(config, rank)
+
+
+@pytest.mark.parametrize("recompute", [MODES[0], MODES[4], MODES[6]], ids=str)
+@pytest.mark.parametrize("model", WITHOUT_DROPOUT)
+def test_16_bit_activations_are_widened_where_a_cpu_does(model: str, recompute: dict[str, Any]) -> None:
+    config = config_of(model, recompute=recompute, train={"precision": "bf16"})
+    assert block_by_block(RankContext(0, 1), config) == expected(config, 0)
 
 
 def test_modes_order_as_they_say() -> None:
