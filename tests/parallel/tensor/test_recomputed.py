@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from megalm.mesh import Axis
 from megalm.parallel.tensor.linear import RowParallelLinear
@@ -83,6 +84,29 @@ def test_nothing_is_kept_where_nothing_is_learned() -> None:
     with torch.no_grad():
         through(counting(calls), inputs(), reader(), recompute=True)
     assert len(calls) == 1
+
+
+def test_what_is_kept_goes_through_the_hooks_around() -> None:
+    """The two inputs, and what the reader saves beside the operation's output; all of it comes back."""
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> int:
+        kept.append(tensor.clone())
+        return len(kept) - 1
+
+    layer, given, plain_layer, plain = reader(), inputs(), reader(), inputs()
+    beside = torch.full((ROWS, WIDTH), 3.0, dtype=torch.float64, requires_grad=True)
+    with saved_tensors_hooks(keep, lambda number: kept[number]):
+        result = through(gated, given, lambda rows: layer(rows) + (beside * beside).sum(), recompute=True)
+    assert [tensor.tolist() for tensor in kept] == [given[0].tolist(), given[1].tolist(), *[beside.tolist()] * 2]
+    result.sum().backward()
+    plain_layer(gated(*plain)).sum().backward()
+    for ours, theirs in zip(given, plain, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.equal(ours.grad, theirs.grad)
+    assert beside.grad is not None
+    assert torch.equal(beside.grad, 2 * ROWS * 4 * beside)
 
 
 def test_an_operation_that_saves_something_else_the_second_time_is_told() -> None:
