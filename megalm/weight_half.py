@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 Work = Callable[[], object]
-"""Makes the gradients of some weights and adds them to their sums."""
+"""Makes the gradients of some weights and adds them to their sums; its ``holds``, if it has them, are what it keeps."""
 
 
 class WeightHalf:

@@ -13,7 +13,7 @@ FLOORS = (
     ("layout",),
     (
         *("boxes", "param_spec", "parameters", "batch", "rng", "ledger", "mesh", "collectives", "recompute"),
-        *("host", "weight_half"),
+        *("host", "saved_tensors", "weight_half"),
     ),
     ("parallel", "data", "checkpoint"),
     ("models", "objectives", "optim", "layers"),

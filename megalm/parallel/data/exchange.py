@@ -27,6 +27,7 @@ class _Running:
     """The sum of a bucket's gradients under way; ``share`` receives the owned range where it is not summed in place."""
 
     bucket: Bucket
+    num_bytes: int
     share: Tensor | None
     handle: collectives.Handle
 
@@ -66,6 +67,11 @@ class Exchange:
         self._running: deque[_Running] = deque()
         self._users: Counter[Bucket] = Counter()
         self._gathering: dict[Bucket, collectives.Handle] = {}
+
+    @property
+    def bytes_under_way(self) -> int:
+        """The bytes of the gradients that are being summed."""
+        return sum(running.num_bytes for running in self._running)
 
     def zero(self) -> None:
         """Begin a step: no gradient is known."""
@@ -143,12 +149,13 @@ class Exchange:
 
     def _sum_over_data(self, bucket: Bucket, gradients: Tensor) -> None:
         if bucket.zero_stage < 2 and self._shard.size == 1:
-            self._running.append(_Running(bucket, None, collectives.all_reduce_async(gradients, self._replicas)))
+            handle = collectives.all_reduce_async(gradients, self._replicas)
+            self._running.append(_Running(bucket, gradients.nbytes, None, handle))
             return
         while bucket.zero_stage >= 2 and self._running:
             self._complete(self._running.popleft())
         share, handle = collectives.reduce_scatter_rows_async(gradients.view(self._shard.size, -1), self._shard)
-        self._running.append(_Running(bucket, share[0], handle))
+        self._running.append(_Running(bucket, gradients.nbytes, share[0], handle))
 
     def _complete(self, running: _Running) -> None:
         running.handle.wait()

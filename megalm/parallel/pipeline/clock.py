@@ -1,12 +1,12 @@
 """Times a program on paper: when each action starts and ends if every stage costs what it is said to cost. No torch."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from megalm.parallel.pipeline.action import BACKWARDS, COMPUTE, RECEIVES, Action, Kind
+from megalm.parallel.pipeline.action import COMPUTE, RECEIVES, Action, Kind
 from megalm.parallel.pipeline.needs import needs, run_order
 from megalm.parallel.pipeline.program import Program
 
@@ -120,7 +120,10 @@ def time_program(program: Program, costs: Sequence[StageCost]) -> Timetable:
     return Timetable(
         spans=tuple(span for of_rank in spans for span in of_rank),
         num_ranks=len(program.ranks),
-        peak=tuple(_peak(actions, costs) for actions in program.ranks),
+        peak=tuple(
+            peak_kept(actions, lambda stage, _: Keeps(costs[stage].kept, costs[stage].kept_for_weight))
+            for actions in program.ranks
+        ),
     )
 
 
@@ -130,15 +133,45 @@ def _duration(action: Action, cost: StageCost, parts: Counter[Action]) -> Number
     return whole if shared_by == 1 else whole * Fraction(1, shared_by)
 
 
-def _peak(actions: Sequence[Action], costs: Sequence[StageCost]) -> Number:
-    kept: Number = 0
+class Keeps(NamedTuple):
+    """What one micro-batch keeps on one stage.
+
+    Args:
+        for_backward: from the forward until ``B`` or ``I``.
+        for_weight: from ``I`` until ``W``.
+        leaving: what else is there when the forward is done, and leaves beside the next forward that leaves something;
+            ``None`` where a stage leaves what is leaving alone.
+    """
+
+    for_backward: Number
+    for_weight: Number
+    leaving: Number | None = None
+
+
+def peak_kept(actions: Sequence[Action], kept: Callable[[int, int], Keeps]) -> Number:
+    """Return the most that a rank's stages keep at once between two of its actions.
+
+    Args:
+        actions: the rank's list.
+        kept: of a stage and a micro-batch.
+    """
+    now: Number = 0
     peak: Number = 0
-    for action in actions:
-        cost = costs[action.stage]
-        if action.kind is Kind.FORWARD and not action.block:
-            kept += cost.kept
-        elif action.kind in BACKWARDS and not action.block:
-            kept -= cost.kept_for_weight if action.kind is Kind.BACKWARD_WEIGHT else cost.kept
-            kept += cost.kept_for_weight if action.kind is Kind.BACKWARD_INPUT else 0
-        peak = max(peak, kept)
+    leaving: Number = 0
+    left: tuple[int, int] | None = None
+    for stage, kind, microbatch, block in actions:
+        if kind not in COMPUTE or block:
+            continue
+        assert microbatch is not None
+        keeps = kept(stage, microbatch)
+        if kind is Kind.FORWARD:
+            now += keeps.for_backward
+            if keeps.leaving is not None:
+                leaving, left = keeps.leaving, (stage, microbatch)
+        else:
+            now -= keeps.for_weight if kind is Kind.BACKWARD_WEIGHT else keeps.for_backward
+            now += keeps.for_weight if kind is Kind.BACKWARD_INPUT else 0
+            if left == (stage, microbatch):  # called back before it had left, and read
+                leaving, left = 0, None
+        peak = max(peak, now + leaving)
     return peak

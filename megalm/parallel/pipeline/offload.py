@@ -3,8 +3,9 @@
 Each storage travels once, however many saved tensors are views of it. It begins to leave when the block's forward is
 done, beside the forward of the next one, and the device's memory is free when that is done too; if the backward comes
 before, it simply stays. It begins to come back beside the backward of the block above. So at most two blocks' saved
-tensors are on the device, and computing waits only for a link that is slower than it. Rhu et al., "vDNN: Virtualized
-Deep Neural Networks for Scalable, Memory-Efficient Neural Network Design", 2016.
+tensors are on the device, and computing waits only for a link that is slower than it. What is on the device is kept by
+the hooks around the forward, which may count it. Rhu et al., "vDNN: Virtualized Deep Neural Networks for Scalable,
+Memory-Efficient Neural Network Design", 2016.
 """
 
 from collections.abc import Collection, Iterable
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from megalm.host import Host, Transfer
+from megalm.saved_tensors import Around, KeptTensor
 
 
 class Packed(Protocol):
@@ -27,7 +29,16 @@ class Packed(Protocol):
 
 
 class Saved:
-    """What one forward of a block keeps: all of it stays where it is."""
+    """What one forward of a block keeps, made within the hooks around it: all of it stays where it is."""
+
+    def __init__(self) -> None:
+        """See the class."""
+        self._around = Around.here()
+
+    @property
+    def bytes_on_host(self) -> int:
+        """The bytes of the host's memory that it takes now."""
+        return 0
 
     def hooks(self) -> AbstractContextManager[object]:
         """Return the context in which autograd's saved tensors are kept here."""
@@ -35,7 +46,10 @@ class Saved:
 
     def pack(self, tensor: Tensor) -> Packed:
         """Keep a tensor that autograd does not save."""
-        return _Here(tensor.detach(), tensor._version)
+        return self._stays(tensor)
+
+    def _stays(self, tensor: Tensor) -> "_Here":
+        return _Here(self._around.keep(tensor.detach()), tensor._version)
 
     def leave(self) -> None:
         """Begin to leave the device: the forward is done."""
@@ -97,6 +111,7 @@ class _Offloaded(Saved):
     """What one forward of a block keeps on the host."""
 
     def __init__(self, offload: Offload) -> None:
+        super().__init__()
         self._offload = offload
         self._storages: dict[int, _Storage] = {}
 
@@ -104,16 +119,21 @@ class _Offloaded(Saved):
     def storages(self) -> Iterable["_Storage"]:
         return self._storages.values()
 
+    @property
+    def bytes_on_host(self) -> int:
+        return sum(storage.bytes_on_host for storage in self.storages)
+
     def hooks(self) -> AbstractContextManager[object]:
         return saved_tensors_hooks(self.pack, lambda packed: packed.tensor())
 
     def pack(self, tensor: Tensor) -> Packed:
+        here = self._stays(tensor)
         if not self._offload.moves(tensor):
-            return _Here(tensor.detach(), tensor._version)
+            return here
         storage = self._storages.get(_id_of(tensor))
         if storage is None:
-            storage = self._storages[_id_of(tensor)] = _Storage(tensor)
-        storage.saved.append(_Here(tensor.detach(), tensor._version))
+            storage = self._storages[_id_of(tensor)] = _Storage(tensor, self._around)
+        storage.saved.append(here)
         return _View(storage, tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
 
     def leave(self) -> None:
@@ -131,10 +151,10 @@ class _Offloaded(Saved):
 class _Storage:
     """One storage as bytes: on the device, on the host, or on the way."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self._device = tensor.device
-        self._there: Tensor | None = tensor.new_empty(0, dtype=torch.uint8, requires_grad=False)
-        self._there.set_(tensor.untyped_storage())
+    def __init__(self, tensor: Tensor, around: Around) -> None:
+        self._device, self._around = tensor.device, around
+        flat = tensor.new_empty(0, dtype=torch.uint8, requires_grad=False).set_(tensor.untyped_storage())
+        self._there: KeptTensor | None = around.keep(flat)
         self.saved: list[_Here] = []
         self._on_host: Tensor | None = None
         self._transfer: Transfer | None = None
@@ -143,7 +163,11 @@ class _Storage:
     @property
     def on_device(self) -> Tensor:
         assert self._there is not None, "a saved tensor was asked for before it was back"
-        return self._there
+        return self._there.tensor()
+
+    @property
+    def bytes_on_host(self) -> int:
+        return 0 if self._on_host is None else self._on_host.nbytes
 
     def leave(self, host: Host) -> None:
         self._on_host = host.empty(len(self.on_device), torch.uint8)
@@ -168,8 +192,9 @@ class _Storage:
             self._end_leaving()
         if self._there is None:
             assert self._on_host is not None
-            self._there = torch.empty(len(self._on_host), dtype=torch.uint8, device=self._device)
-            self._transfer = host.reload(self._on_host, self._there)
+            flat = torch.empty(len(self._on_host), dtype=torch.uint8, device=self._device)
+            self._there = self._around.keep(flat)
+            self._transfer = host.reload(self._on_host, flat)
 
     def arrive(self) -> None:
         if self._transfer is not None:
@@ -181,16 +206,17 @@ class _Storage:
 class _Here:
     """A tensor that stays, and its version: where there are hooks, autograd does not look whether it has changed."""
 
-    here: Tensor
+    here: KeptTensor
     version: int
 
     def tensor(self) -> Tensor:
-        if self.here._version != self.version:
+        found = self.here.tensor()
+        if found._version != self.version:
             raise RuntimeError(
-                f"a saved tensor of shape {list(self.here.shape)} has been modified by an inplace operation before the "
+                f"a saved tensor of shape {list(found.shape)} has been modified by an inplace operation before the "
                 "backward that needs it; use the operation that makes a new one."
             )
-        return self.here
+        return found
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A span of blocks and what it keeps between the forward and the backward of a micro-batch."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -146,6 +146,17 @@ class Stage:
                 found = self.backward(number, gradients if each == first else None, each)
             self._products[number].insert(0, work)
         return found
+
+    def holds(self) -> Iterator[Tensor]:
+        """Yield what put-off products hold of micro-batches, which no hook sees; a tensor may come twice."""
+        for products in self._products.values():
+            for work in (work for of_block in products for work in of_block):
+                yield from getattr(work, "holds", ())
+
+    @property
+    def bytes_on_host(self) -> int:
+        """The bytes of the host's memory that offloaded micro-batches take now."""
+        return sum(each.saved.bytes_on_host for kept in self._kept.values() for each in kept)
 
     @torch.no_grad()
     def backward_weight(self, number: int, block: int | None = None) -> None:

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from megalm.mesh import Axis
 from megalm.parallel.tensor.gradient import add_product, add_row_sums
-from megalm.parallel.tensor.product import Operand, Rounding, Unrounded, add_product_to, product, wide_product
+from megalm.parallel.tensor.product import (
+    Operand,
+    Rounding,
+    Unrounded,
+    add_product_to,
+    product,
+    tensors_of,
+    wide_product,
+)
 from megalm.parallel.tensor.region import Region
 from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parameters import new_parameter
@@ -34,6 +42,11 @@ class WeightProducts:
     region: Region | None
     learned: Sequence[tuple[Tensor, Operand]]
     rounding: Rounding
+
+    @property
+    def holds(self) -> list[Tensor]:
+        """What is kept until they are made."""
+        return [self.rows, *(tensor for _, gradient in self.learned for tensor in tensors_of(gradient))]
 
     def __call__(self) -> dict[Tensor, Tensor | None]:
         """Make them; what stands outside an engine is returned by weight."""

@@ -18,6 +18,11 @@ Operand = Tensor | EightBit
 """A matrix as a product reads it."""
 
 
+def tensors_of(operand: Operand) -> list[Tensor]:
+    """Return the tensors that a kept operand consists of."""
+    return [operand.codes, operand.unit] if isinstance(operand, EightBit) else [operand]
+
+
 class Rounding(Protocol):
     """What the products of a linear layer read of its operands: of the tensors that a layer has and keeps.
 

@@ -3,14 +3,16 @@
 torch.utils.checkpoint forgets what an operation saves, but the product that reads its output still keeps that. Here
 the reader forgets it too (Megatron-LM calls it output-discarding checkpointing), so that the operation's inputs are all
 that is left. The graph is not built twice: only saved values are made again, when the first of them is asked for.
+What is kept goes through the hooks around, so it may be offloaded, and counted.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+
+from megalm.saved_tensors import Around, KeptTensor
 
 
 def through(
@@ -30,34 +32,21 @@ def through(
     """
     if not recompute:
         return reader(operation(*inputs))
-    pack, unpack = _hooks_around()
-    values = _Values(operation, inputs, pack, unpack)
+    around = Around.here()
+    values = _Values(operation, inputs, around)
     with saved_tensors_hooks(values.forget, values.again):
         output = operation(*inputs)
-    read = _Read(values, output, pack, unpack)
+    read = _Read(values, output, around)
     with saved_tensors_hooks(read.forget, read.again):
         return reader(output)
-
-
-Pack = Callable[[Tensor], Any]
-"""Keeps a saved tensor."""
-Unpack = Callable[[Any], Tensor]
-"""Gives it back."""
-
-
-def _hooks_around() -> tuple[Pack, Unpack]:
-    """Return the hooks of saved tensors in which this runs: what is kept here is theirs, and may be offloaded."""
-    hooks: tuple[Pack, Unpack] | None = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    return hooks or (lambda tensor: tensor, lambda tensor: tensor)
 
 
 class _Values:
     """What autograd saves in an operation, by the order in which it does, and the output after it."""
 
-    def __init__(self, operation: Callable[..., Tensor], inputs: Sequence[Tensor], pack: Pack, unpack: Unpack) -> None:
+    def __init__(self, operation: Callable[..., Tensor], inputs: Sequence[Tensor], around: Around) -> None:
         self._operation = operation
-        self._inputs = [(pack(tensor.detach()), tensor.requires_grad) for tensor in inputs]
-        self._unpack = unpack
+        self._inputs = [(around.keep(tensor.detach()), tensor.requires_grad) for tensor in inputs]
         self._count = 0
         self._made: dict[int, Tensor] | None = None
 
@@ -79,7 +68,7 @@ class _Values:
                 made[len(made)] = tensor.detach()
                 return len(made) - 1
 
-            inputs = [self._unpack(kept).detach().requires_grad_(learns) for kept, learns in self._inputs]
+            inputs = [kept.tensor().detach().requires_grad_(learns) for kept, learns in self._inputs]
             with torch.enable_grad(), saved_tensors_hooks(keep, lambda number: made[number]):
                 output = self._operation(*inputs)
             if len(made) != self._count:
@@ -92,13 +81,12 @@ class _Values:
 class _Read:
     """What autograd saves in the reader: as it is, but for the output of the operation."""
 
-    def __init__(self, values: _Values, output: Tensor, pack: Pack, unpack: Unpack) -> None:
-        self._values, self._place, self._shape = values, output.data_ptr(), output.shape
-        self._pack, self._unpack = pack, unpack
+    def __init__(self, values: _Values, output: Tensor, around: Around) -> None:
+        self._values, self._around, self._place, self._shape = values, around, output.data_ptr(), output.shape
 
-    def forget(self, tensor: Tensor) -> Any:
+    def forget(self, tensor: Tensor) -> KeptTensor | None:
         is_output = tensor.data_ptr() == self._place and tensor.shape == self._shape
-        return None if is_output else self._pack(tensor)
+        return None if is_output else self._around.keep(tensor)
 
-    def again(self, kept: Any) -> Tensor:
-        return self._values.output() if kept is None else self._unpack(kept)
+    def again(self, kept: KeptTensor | None) -> Tensor:
+        return self._values.output() if kept is None else kept.tensor()

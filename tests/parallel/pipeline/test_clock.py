@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megalm.parallel.pipeline.action import Kind
-from megalm.parallel.pipeline.clock import StageCost, Timetable, time_program
+from megalm.parallel.pipeline.clock import Keeps, StageCost, Timetable, peak_kept, time_program
 from megalm.parallel.pipeline.lower import with_communication, with_reductions
 from megalm.parallel.pipeline.program import Program
 from megalm.parallel.pipeline.schedules import gpipe, one_f_one_b
@@ -50,6 +50,30 @@ def test_halves_and_what_they_keep() -> None:
     assert timetable.peak == (16,)
     growing = time_program(read("0F0 0F1 0I0 0I1 0W1 0W0"), [StageCost(1, 2, 3, kept=2, kept_for_weight=5)])
     assert growing.peak == (10,)
+
+
+def test_micro_batches_may_keep_differently() -> None:
+    """Micro-batch 2 is small: it comes when one other is in flight, and adds less than that one's half."""
+    actions = read("0F0 0F1 0I0 0F2/0 0F2/1 0W0/1 0W0/0 0B1/1 0B1/0 0B2").ranks[0]
+    kept = {0: Keeps(10, 7), 1: Keeps(10, 7), 2: Keeps(2, 1)}
+    assert peak_kept(actions, lambda _, microbatch: kept[microbatch]) == 20
+    kept[2] = Keeps(4, 1)
+    assert peak_kept(actions, lambda _, microbatch: kept[microbatch]) == 7 + 10 + 4
+    assert peak_kept(actions, lambda stage, microbatch: Keeps(stage, stage)) == 0
+
+
+def test_what_leaves_is_there_until_the_next_leaves_or_its_own_backward() -> None:
+    """Of stage 1 nothing leaves; micro-batch 0 of stage 0 has left when 1 leaves, which is called back at once."""
+    kept = {0: Keeps(1, 0, 100), 1: Keeps(10, 0)}
+    leaving = [0, 100, 100, 100, 0, 0, 0]
+    stays = [0, 1, 11, 12, 11, 10, 0]
+    actions = read("0F0 1F0 0F1 0B1 0B0 1B0").ranks[0]
+    for number in range(len(actions) + 1):
+        assert peak_kept(actions[:number], lambda stage, _: kept[stage]) == max(
+            one + other for one, other in zip(stays[: number + 1], leaving, strict=False)
+        )
+    kept[0] = Keeps(1, 0, 0)
+    assert peak_kept(actions, lambda stage, _: kept[stage]) == 12
 
 
 def test_stages_of_a_rank_keep_together() -> None:

@@ -1,16 +1,18 @@
 """Oracle: the same blocks with everything kept on the device, and the storages that are alive."""
 
 import gc
+from weakref import WeakSet
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from megalm.batch import MicroBatch
 from megalm.parallel.pipeline.offload import Offload
 from megalm.parallel.pipeline.stage import Stage
 from megalm.weight_half import WeightHalf
-from tests.models.live_storages import LiveStorages
+from tests.models.live_storages import LiveStorages, id_of
 from tests.parallel.pipeline.blocks import HIDDEN, Middle, blocks, gradients, micro_batch
 from tests.pretend_host import PretendHost
 
@@ -116,6 +118,42 @@ def test_the_device_is_free_from_the_next_layers_forward_until_the_backward_abov
     head, gradient, layer = 1, 1, 2
     forwards = [0, layer, layer, layer, layer, layer + head]
     assert on_device == [*forwards, *4 * [gradient + layer], gradient, 0]
+
+
+class Mark:
+    """What a hook keeps of a tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()
+
+
+def test_the_hooks_around_keep_what_is_on_the_device_and_nothing_that_has_left() -> None:
+    """Oracle: by hand, a layer keeps its input and tanh's result, which the next one's input does not share.
+
+    All of the head's rows and a layer's are kept until the next has left, and again from when it is called back.
+    """
+    marks: WeakSet[Mark] = WeakSet()
+
+    def mark(tensor: Tensor) -> Mark:
+        marks.add(made := Mark(tensor))
+        return made
+
+    def kept() -> int:
+        storages = {id_of(held.tensor): held.tensor.untyped_storage().nbytes() for held in marks}
+        return sum(size for place, size in storages.items() if place not in parameters) // BYTES
+
+    chain = chain_of(Middle, Middle, Middle, Middle)
+    parameters = {id_of(parameter) for block in chain for parameter in block.parameters()}
+    stage, found = offloading(chain, PretendHost(), 1, 2, 3, 4), []
+    with saved_tensors_hooks(mark, lambda held: held.tensor):
+        for number in range(6):
+            stage.forward(0, None, BATCHES[0], number)
+            found.append(kept())
+        for number in reversed(range(6)):
+            stage.backward(0, block=number)
+            found.append(kept())
+    layer, head = 2, 1
+    assert found == [0, *4 * [layer], layer + head, *4 * [layer], 0, 0]
 
 
 def test_what_is_needed_before_it_has_left_stays() -> None:

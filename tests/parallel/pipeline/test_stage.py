@@ -171,6 +171,36 @@ def test_the_weight_half_goes_block_by_block_and_only_once() -> None:
         stage.backward_weight(0)
 
 
+class HeldRows:
+    """A put-off product that says what it holds."""
+
+    def __init__(self) -> None:
+        self.holds = [torch.ones(3)]
+
+    def __call__(self) -> None:
+        self.holds.clear()
+
+
+def test_a_stage_names_what_put_off_products_hold() -> None:
+    """Oracle: what the product says that it holds, between the two halves."""
+    half, work = WeightHalf(), HeldRows()
+    entry, middle, _, loss = blocks()
+    stage = Stage([entry, middle, loss], half)
+
+    def leave(*_: object) -> None:
+        half.take(work)
+        half.take(lambda: None)
+
+    middle.register_full_backward_hook(leave)
+    forward(stage, 0)
+    assert list(stage.holds()) == []
+
+    stage.backward_input(0)
+    assert [tensor is work.holds[0] for tensor in stage.holds()] == [True]
+    stage.backward_weight(0)
+    assert list(stage.holds()) == []
+
+
 class Splits(nn.Module):
     """Rows to a named set: rows, the same rows for the end, and numbers without gradient."""
 
