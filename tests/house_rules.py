@@ -40,6 +40,7 @@ PAPER = (
         "megalm.param_spec",
     ),
     *("megalm.ledger", "megalm.run_config", "megalm.models.presets", "megalm.models.counts"),
+    "megalm.plan.rank_memory",
     *("megalm.plan.communication", "megalm.plan.schedule_view", "megalm.plan.stages", "megalm.training.timeline"),
     *("megalm.optim.blocks", "megalm.plan.memory", "megalm.plan.quantized"),
     *(f"megalm.parallel.pipeline.{name}" for name in ("action", "program", "needs", "schedules", "v_schedules")),

@@ -14,17 +14,17 @@ def held_bytes(state: TrainingState) -> KeptBytes:
     values = [bucket.values.tensor for bucket in state.buckets] + [bucket.shard for bucket in state.buckets]
     values += [parameter for parameter in state.held.parameters() if not parameter.requires_grad]
     gradients = [bucket.owned_gradients for bucket in state.buckets]
-    parameters = _storages(values, seen)
-    sums = _storages(gradients, seen) + sum(
+    parameters = storage_bytes(values, seen)
+    sums = storage_bytes(gradients, seen) + sum(
         bucket.gradients.num_bytes for bucket in state.buckets if bucket.zero_stage >= 2
     )
-    return KeptBytes(parameters, sums, _storages(_updated(state, offloaded=False), seen))
+    return KeptBytes(parameters, sums, storage_bytes(_updated(state, offloaded=False), seen))
 
 
 def host_bytes(state: TrainingState) -> KeptBytes:
     """Return what this rank holds on the host because it is offloaded; activations come and go."""
     copies = [bucket.owned_gradients for bucket in state.optimizer.updated if bucket.host is not None]
-    return KeptBytes(0, _storages(copies, set()), _storages(_updated(state, offloaded=True), set()))
+    return KeptBytes(0, storage_bytes(copies), storage_bytes(_updated(state, offloaded=True)))
 
 
 def _updated(state: TrainingState, *, offloaded: bool) -> list[Tensor]:
@@ -37,7 +37,14 @@ def _updated(state: TrainingState, *, offloaded: bool) -> list[Tensor]:
     ]
 
 
-def _storages(tensors: Iterable[Tensor], seen: set[int]) -> int:
+def storage_bytes(tensors: Iterable[Tensor], seen: set[int] | None = None) -> int:
+    """Return the bytes of the storages that tensors lie in, each once.
+
+    Args:
+        tensors: some may share a storage.
+        seen: storages that were counted before, by address; those of ``tensors`` are added.
+    """
+    seen = set() if seen is None else seen
     total = 0
     for tensor in tensors:
         storage = tensor.untyped_storage()

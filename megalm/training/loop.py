@@ -19,6 +19,7 @@ from megalm.training.backend import Backend
 from megalm.training.build import TrainingState, build
 from megalm.training.evaluate import evaluate
 from megalm.training.feed import Feed, objective_of
+from megalm.training.memory_report import MemoryReport
 from megalm.training.resume import check_same_run, facts, local_pieces, owned_pieces, restore
 from megalm.training.step import StepReport, train_step
 from megalm.training.story import Story
@@ -136,19 +137,22 @@ class _Run:
     def _steps(self, state: Backend, feed: Feed, end_of_step: Callable[[int], None]) -> None:
         assert self.mesh.ledger is not None
         self.mesh.ledger.entries.clear()
+        memory = MemoryReport(self.config, state)
         state.model.train()
         while state.step < self.last_step:
             started = time.perf_counter()
-            report = train_step(
-                state,
-                feed.training_step(state.step),
-                skip_non_finite=self.config.train.non_finite == "skip",
-            )
+            with memory.first_step():
+                report = train_step(
+                    state,
+                    feed.training_step(state.step),
+                    skip_non_finite=self.config.train.non_finite == "skip",
+                )
             seconds = time.perf_counter() - started
             end_of_step(report.step)
             if self.mesh.ledger.recording:
                 self.mesh.ledger.close()
                 self.story.communication(self.mesh.ledger)
+                self.story.memory(memory.rows())
             self.story.step(report, seconds, self._evaluated(state, report))
             self._save(state)
 

@@ -17,13 +17,12 @@ from megalm.training.metrics import Row, rows
 from megalm.training.report_chart import WIDE, Chart, Series
 from megalm.training.report_layout import layout_section
 from megalm.training.report_markup import Node, node, page, table
-from megalm.training.report_scale import readable
+from megalm.training.report_memory import memory_section
+from megalm.training.report_scale import size_text
 from megalm.training.report_style import STYLE
 from megalm.training.report_timeline import timeline_section
 from megalm.training.timeline import chrome_trace
 from megalm.training.trace_files import files_in
-
-KIB = 1024
 
 
 def write_report(run_dir: Path) -> Path:
@@ -45,6 +44,7 @@ def write_report(run_dir: Path) -> Path:
         *_results(run, measured),
         node("h2", "Layout"),
         layout_section(layout),
+        *memory_section(run_dir / "memory.json"),
         *_communication(run_dir / "communication.json"),
         *timeline_section(traces, layout),
         node("h2", "Run file"),
@@ -195,21 +195,11 @@ def _communication_table(part: list[dict[str, Any]]) -> Node:
             entry["axis"],
             entry["dtype"],
             f"{entry['calls']:,}",
-            _size(entry["payload"]),
-            _size(entry["volume"]),
+            size_text(entry["payload"]),
+            size_text(entry["volume"]),
         ]
         for entry in part
     ]
     total = {key: sum(entry[key] for entry in part) for key in ("calls", "payload", "volume")}
-    body.append(["all", "", "", f"{total['calls']:,}", _size(total["payload"]), _size(total["volume"])])
+    body.append(["all", "", "", f"{total['calls']:,}", size_text(total["payload"]), size_text(total["volume"])])
     return table(["collective", "axis", "dtype", "calls", "payload", "volume"], body)
-
-
-def _size(count: int) -> str:
-    """Write a number of bytes for a person."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < KIB:
-            return f"{readable(size)} {unit}"
-        size /= KIB
-    return f"{readable(size)} TiB"

@@ -49,4 +49,4 @@ def _text(value: object) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[\d,.]+( ([KMGT]i)?B)?", cell) is not None
+    return re.fullmatch(r"[\d,.]+( ([KMGT]i)?B)?|-?", cell) is not None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 LOG_SPAN = 50
 """A chart that may be logarithmic is so from this ratio of largest to smallest value on."""
+KIB = 1024
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,13 @@ def readable(value: float) -> str:
         mantissa, exponent = f"{value:.3e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
     return f"{value:.5g}"
+
+
+def size_text(count: int) -> str:
+    """Write a number of bytes for a person."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < KIB:
+            return f"{readable(size)} {unit}"
+        size /= KIB
+    return f"{readable(size)} TiB"

@@ -1,6 +1,7 @@
 """What a run leaves behind for people: its directory, its lines, its report. One rank tells; the others keep silent."""
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from megalm.models.decoder_shape import DecoderShape
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.memory import peak_memory_gib
+from megalm.training.memory_table import Row, lines, surprises
 from megalm.training.metrics import MetricsFile
 from megalm.training.mfu import Mfu
 from megalm.training.precision import told
@@ -116,6 +118,13 @@ class Story:
         """Keep the account of one step's collectives, as this rank made them."""
         if self.tells:
             _replace_text(self.directory / "communication.json", json.dumps(ledger.rows(), indent=1) + "\n")
+
+    def memory(self, rows: Sequence[Row]) -> None:
+        """Keep and tell what every rank's memory goes to, and where it was planned otherwise."""
+        if self.tells:
+            _replace_text(self.directory / "memory.json", json.dumps(rows, indent=1) + "\n")
+            for line in (*lines(rows), *surprises(rows)):
+                self.say(line)
 
     def flush(self) -> None:
         """Return when every row is on the disk."""
