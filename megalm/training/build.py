@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from megalm import registry
 from megalm.batch import MicroBatch
 from megalm.errors import UserError
-from megalm.host import host_of
+from megalm.host import Host, host_of
 from megalm.mesh import Axis, Mesh
 from megalm.optim.adamw import AdamW
 from megalm.optim.adamw8bit import AdamW8bit
@@ -59,6 +59,7 @@ class TrainingState:
         optimizer: clips and updates.
         lr_schedule: learning rate of a 0-based step.
         loss_scale: what the loss is multiplied by before the backward.
+        host: the host's memory beside the device's; ``None`` where the two are one.
         step: steps done.
     """
 
@@ -72,6 +73,7 @@ class TrainingState:
     optimizer: Optimizer
     lr_schedule: Callable[[int], float]
     loss_scale: LossScale
+    host: Host | None
     step: int = 0
 
     @property
@@ -191,7 +193,9 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
     )
     schedule = lr_schedule(config.lr_schedule, config.optimizer.lr, config.train.steps)
     scale = LossScale.of(config.train.precision)
-    return TrainingState(mesh, part.model, part.held, buckets, exchange, programs, engine, optimizer, schedule, scale)
+    return TrainingState(
+        mesh, part.model, part.held, buckets, exchange, programs, engine, optimizer, schedule, scale, host
+    )
 
 
 def _update_rule(config: OptimizerConfig) -> UpdateRule:

@@ -1,7 +1,8 @@
 """What a rank holds while a step runs, at most between two of its actions: counted, not estimated.
 
-Activations are what is kept for backwards, each storage once, parameters and buffers left out: what autograd saves,
-which passes through hooks, and what stages keep themselves, which they are asked for. Nothing lives longer for it.
+Activations are what is kept for backwards, each storage once, parameters and buffers left out: what autograd and stages
+save, which passes through hooks, and what put-off products hold, for which stages are asked. Nothing lives longer for
+it.
 """
 
 from collections.abc import Iterator
@@ -22,14 +23,15 @@ class LiveMemory:
 
     Attributes:
         state: as given.
-        activations: the most bytes that were kept for backwards.
+        activations: the most bytes that were kept for backwards on the device.
+        host_activations: the most that were on the host.
         gathered: the most bytes of values that were whole at stage 3.
         under_way: the most bytes of gradients from stage 2 on that were not in their owners' ranges yet.
     """
 
     def __init__(self, state: TrainingState) -> None:
         """See the class."""
-        self.activations = self.gathered = self.under_way = 0
+        self.activations = self.host_activations = self.gathered = self.under_way = 0
         self.state = state
         self._ignored = {_place(tensor) for tensor in (*state.held.parameters(), *state.held.buffers())}
         self._saved: dict[int, _Saved] = {}
@@ -53,14 +55,21 @@ class LiveMemory:
             engine.record = told
 
     def _look(self, action: Action) -> None:
-        if action.kind is Kind.FORWARD or (action.kind in COMPUTE and not action.block):  # not amid a backward
+        if action.kind in COMPUTE and not self._is_amid(action):
             self.activations = max(self.activations, self._kept())
+            on_host = sum(stage.bytes_on_host for stage in self.state.engine.stages.values())
+            self.host_activations = max(self.host_activations, on_host)
         shared = [bucket for bucket in self.state.buckets if bucket.zero_stage >= 2]
         gathered = sum(bucket.values.num_bytes for bucket in shared if bucket.zero_stage == 3)
         made = sum(bucket.gradients.num_bytes for bucket in shared)
         self.gathered = max(self.gathered, gathered)
         if shared:
             self.under_way = max(self.under_way, made + self.state.exchange.bytes_under_way)
+
+    def _is_amid(self, action: Action) -> bool:
+        """Whether blocks of the same stage follow in the same pass."""
+        last = len(self.state.engine.stages[action.stage].blocks) - 1 if action.kind is Kind.FORWARD else 0
+        return action.block not in (None, last)
 
     def _kept(self) -> int:
         found = {place: saved.num_bytes for place, saved in self._saved.items()}

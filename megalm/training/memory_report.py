@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from megalm import collectives
-from megalm.plan.rank_memory import KEPT, PASSING, planned_memory
+from megalm.plan.rank_memory import QUANTITIES, planned_memory
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.backends.foreign import Foreign
 from megalm.training.build import TrainingState
-from megalm.training.held_bytes import held_bytes, storage_bytes
+from megalm.training.held_bytes import held_bytes, host_bytes, storage_bytes
 from megalm.training.live_memory import LiveMemory
 from megalm.training.memory import peak_resident_bytes
 from megalm.training.memory_table import Row
@@ -49,18 +49,20 @@ class MemoryReport:
         return collectives.gather_objects(self._row(), mesh.world, mesh.device)
 
     def _row(self) -> dict[str, Any]:
-        mesh, program = self._state.mesh, None
+        mesh, program, smallest = self._state.mesh, None, None
         if self._live is None:
             found = _of_foreign(self._state)
         else:
             found = _of_native(self._live)
             program = self._live.state.programs.training(self._config.num_microbatches)
-        plan = planned_memory(self._config, mesh.coordinates, program, mesh.device.type)
+            host = self._live.state.host
+            smallest = None if host is None else host.smallest
+        plan = planned_memory(self._config, mesh.coordinates, program, mesh.device.type, smallest)
         return {
             "rank": mesh.rank,
             "coordinates": mesh.coordinates._asdict(),
-            "planned": {name: plan.planned.get(name) for name in (*KEPT, *PASSING)},
-            "measured": {name: found.get(name) for name in (*KEPT, *PASSING)},
+            "planned": {name: plan.planned.get(name) for name in QUANTITIES},
+            "measured": {name: found.get(name) for name in QUANTITIES},
             "unknown": dict(plan.unknown),
             "padding": plan.padding,
             "peak_resident": peak_resident_bytes(),
@@ -78,6 +80,8 @@ def _of_native(live: LiveMemory) -> dict[str, int]:
         "buffers": storage_bytes(live.state.held.buffers()),
         "gathered": live.gathered,
         "under_way": live.under_way,
+        "host_optimizer": host_bytes(live.state).total,
+        "host_activations": live.host_activations,
     }
 
 

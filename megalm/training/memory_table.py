@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from megalm.plan.rank_memory import KEPT, PASSING
+from megalm.plan.rank_memory import HOST, KEPT, PASSING
 from megalm.training.report_scale import size_text
 
 Row = Mapping[str, Any]
@@ -13,9 +13,14 @@ where they are not known), ``unknown`` (why a plan is not, by quantity), ``paddi
 
 MAX_RANKS = 8
 """So many ranks are shown one by one; of more only those that hold least and most."""
-TOLERANCES = {"activations": 0.01}
+TOLERANCES = {"activations": 0.01, "host_activations": 0.01}
 """How far a plan may be off, as a share; that of everything else is exact."""
-NAMES = {"gathered": "gathered parameters", "under_way": "gradients under way"}
+NAMES = {
+    "gathered": "gathered parameters",
+    "under_way": "gradients under way",
+    "host_optimizer": "optimizer on the host",
+    "host_activations": "activations on the host",
+}
 """Of quantities whose key is no name."""
 
 
@@ -37,8 +42,11 @@ def shown(rows: Sequence[Row]) -> list[Row]:
 
 
 def quantities(rows: Sequence[Row]) -> list[str]:
-    """Return the quantities to show: of what lives for a while only those that some rank has."""
-    return [*KEPT, *(name for name in PASSING if any(row[of][name] for row in rows for of in ("planned", "measured")))]
+    """Return the quantities to show: of what lives for a while, or on the host, only those that some rank has."""
+    return [
+        *KEPT,
+        *(name for name in (*PASSING, *HOST) if any(row[of][name] for row in rows for of in ("planned", "measured"))),
+    ]
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -79,11 +87,12 @@ def notes(rows: Sequence[Row]) -> list[str]:
     if padding:
         found.append(f"of parameters, gradients and optimizer state at most {size_text(padding)} a rank is padding")
     reasons: dict[str, list[str]] = {}
+    told = [quantity for quantity in quantities(rows) if quantity not in PASSING]
     for row in rows:
         for quantity, why in row["unknown"].items():
             named = reasons.setdefault(why, [])
-            if quantity in KEPT and quantity not in named:
-                named.append(quantity)
+            if quantity in told and name_of(quantity) not in named:
+                named.append(name_of(quantity))
     for why, named in reasons.items():
         found.append(f"planned {', '.join(named)}: not known in closed form, since {why}")
     return found
@@ -92,13 +101,13 @@ def notes(rows: Sequence[Row]) -> list[str]:
 def surprises(rows: Sequence[Row]) -> list[str]:
     """Return one sentence for each quantity of which a rank holds another number of bytes than was planned."""
     found = []
-    for quantity in KEPT:
+    for quantity in (*KEPT, *HOST):
         wrong = [row for row in rows if _is_off(quantity, row["planned"][quantity], row["measured"][quantity])]
         if wrong:
             worst = max(wrong, key=lambda row: abs(row["measured"][quantity] - row["planned"][quantity]))
-            others = f" (ranks that differ: {len(wrong):,})" if len(wrong) > 1 else ""
+            name, others = name_of(quantity), f" (ranks that differ: {len(wrong):,})" if len(wrong) > 1 else ""
             found.append(
-                f"warning: rank {worst['rank']} holds {worst['measured'][quantity]:,} bytes of {quantity} where "
+                f"warning: rank {worst['rank']} holds {worst['measured'][quantity]:,} bytes of {name} where "
                 f"{worst['planned'][quantity]:,} were planned{others}; do not plan larger runs by these numbers, and "
                 "report this run file."
             )

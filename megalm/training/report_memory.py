@@ -22,7 +22,7 @@ def memory_section(path: Path) -> list[Node]:
         head, *body = cells(rows)
         said = (
             "What each rank holds: parameters, gradients, optimizer state and buffers between steps, activations at "
-            "their peak in the first step; planned on paper, and measured."
+            "their peak in the first step; planned on paper, and measured. What is offloaded is on the host."
         )
         if len(shown(rows)) < len(rows):
             said += f" Of {len(rows):,} ranks those that hold least and most; memory.json has them all."

@@ -3,10 +3,12 @@
 STYLE = """
 :root { color-scheme: light dark; --back: #fbfbfa; --card: #ffffff; --ink: #1d2329; --soft: #5a646e; --rule: #dfe3e6;
   --line-0: #2463c9; --line-1: #c2410c; --cell: #e8effb; --part-0: #2463c9; --part-1: #0f8a6d; --part-2: #b7791f;
-  --part-3: #c2410c; --part-4: #7a4fc0; --part-5: #5f7fa8; --part-6: #7fa48f; }
+  --part-3: #c2410c; --part-4: #7a4fc0; --part-5: #5f7fa8; --part-6: #7fa48f;
+  --part-7: #c9ad7a; --part-8: #cf9a80; }
 @media (prefers-color-scheme: dark) { :root { --back: #14181c; --card: #1c2228; --ink: #e6eaee; --soft: #a3adb7;
   --rule: #333c44; --line-0: #7db0ff; --line-1: #ffa05c; --cell: #24344d; --part-0: #7db0ff; --part-1: #4fd0ae;
-  --part-2: #e8bf6a; --part-3: #ffa05c; --part-4: #bb9cf2; --part-5: #9db4d3; --part-6: #b3d0c0; } }
+  --part-2: #e8bf6a; --part-3: #ffa05c; --part-4: #bb9cf2; --part-5: #9db4d3; --part-6: #b3d0c0;
+  --part-7: #8a7342; --part-8: #945c3c; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 66rem; background: var(--back); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
@@ -39,6 +41,8 @@ svg text { fill: var(--soft); font: 12px system-ui, sans-serif; } svg .strong { 
 .part-4 { fill: var(--part-4); } .key.part-4::before { border-color: var(--part-4); }
 .part-5 { fill: var(--part-5); } .key.part-5::before { border-color: var(--part-5); }
 .part-6 { fill: var(--part-6); } .key.part-6::before { border-color: var(--part-6); }
+.part-7 { fill: var(--part-7); } .key.part-7::before { border-color: var(--part-7); }
+.part-8 { fill: var(--part-8); } .key.part-8::before { border-color: var(--part-8); }
 .panel { fill: none; stroke: var(--rule); } .cell { fill: var(--cell); stroke: var(--line-0); }
 .scroll { overflow-x: auto; margin: .5rem 0; } .picture { padding: .6rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }

@@ -2,14 +2,18 @@
 
 from typing import Any
 
-from megalm.plan.rank_memory import KEPT, PASSING
+from megalm.plan.rank_memory import HOST, KEPT, PASSING
 
 MIB = 2**20
 
 
 def row(rank: int, **changed: Any) -> dict[str, Any]:
-    """Return a rank that holds 1, 2, 3, ... MiB of its quantities, as planned, but for what is ``changed``."""
+    """Return a rank that holds 1, 2, 3, ... MiB of its quantities, as planned, but for what is ``changed``.
+
+    Nothing of it is on the host.
+    """
     sizes: dict[str, int | None] = {name: (number + 1) * MIB for number, name in enumerate((*KEPT, *PASSING))}
+    sizes.update(dict.fromkeys(HOST, 0))
     made = {
         "rank": rank,
         "coordinates": {"pp": 0, "dp": rank, "cp": 0, "tp": 0},

@@ -10,6 +10,7 @@ from megalm.training.live_memory import LiveMemory
 from megalm.training.step import train_step
 from tests.models.live_storages import LiveStorages
 from tests.models.test_activations import config_of, feed_of
+from tests.pretend_host import pretended
 from tests.verify.runs import GPT2, LLAMA, NEOX
 
 ALL = ["attention_core", "activation", "norm"]
@@ -41,6 +42,30 @@ def test_what_is_counted_is_what_is_alive_after_each_action(model: str, recomput
             state.run(batches)
     loss = 8
     assert live.activations == max(found) - loss
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+@pytest.mark.parametrize("recompute", MODES, ids=str)
+def test_of_offloaded_layers_each_memory_is_counted(recompute: dict[str, Any], schedule: str) -> None:
+    """All that is alive, the host's apart; storages of every size move but norms' statistics."""
+    with pretended(400) as host:
+        state, feed = begin(LLAMA, {**recompute, "offload": "cpu"}, schedule)
+    batches = feed.training_step(0)
+    state.exchange.zero()
+    live, on_device, on_host = LiveMemory(state), [], []
+    with LiveStorages() as storages:
+
+        def look(*_: object) -> None:
+            on_host.append(host.num_bytes)
+            on_device.append(storages.bytes_beside() - host.num_bytes)
+
+        state.engine.record = look
+        with live.counting():
+            state.run(batches)
+    loss = 8
+    assert live.activations == max(on_device) - loss
+    assert live.host_activations == max(on_host) > 0
+    assert live._saved == {}
 
 
 @pytest.mark.parametrize("recompute", MODES, ids=str)

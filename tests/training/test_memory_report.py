@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,8 +14,9 @@ from torch import Tensor
 from megalm.ledger import Ledger
 from megalm.mesh import Mesh
 from megalm.parallel.data.memory import GradientMemory
+from megalm.parallel.pipeline import offload
 from megalm.parallel.pipeline import stage as stages
-from megalm.plan.rank_memory import KEPT, PASSING
+from megalm.plan.rank_memory import QUANTITIES
 from megalm.run_config import RunConfig
 from megalm.training.build import build, build_state
 from megalm.training.feed import Feed, objective_of
@@ -24,6 +25,7 @@ from megalm.training.memory_report import MemoryReport
 from megalm.training.memory_table import Row, surprises
 from megalm.training.step import train_step
 from tests.models.test_activations import WITHOUT_DROPOUT
+from tests.pretend_host import pretended
 from tests.ranks import RankContext, RankPool
 from tests.training.tiny import Tiny
 from tests.verify.runs import GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, NEOX, NEOX_TIED, run_file, windows_of
@@ -84,7 +86,17 @@ def _retaining(backward: Callable[..., None]) -> Callable[..., None]:
     return lambda edges, given: backward(edges, given, retain_graph=True)
 
 
-FAULTS = {None: sound, "gradients stay": gradients_stay, "activations stay": activations_stay}
+def nothing_given_back() -> AbstractContextManager[Any]:
+    """What has left for the host stays on the device."""
+    return mock.patch.object(offload._Storage, "give_back", return_value=None)
+
+
+FAULTS = {
+    None: sound,
+    "gradients stay": gradients_stay,
+    "activations stay": activations_stay,
+    "nothing given back": nothing_given_back,
+}
 
 LAYOUTS: list[tuple[str, Section]] = [
     (GPT2, {}),
@@ -119,12 +131,93 @@ def test_every_rank_holds_what_is_planned_to_the_byte(ranks: RankPool, model: st
     for row in found[0]:
         assert row["coordinates"] == config.layout.coordinates(row["rank"])._asdict()
         assert row["measured"] == row["planned"]
-        assert set(row["measured"]) == {*KEPT, *PASSING}
+        assert set(row["measured"]) == set(QUANTITIES)
         assert row["unknown"] == {}
         assert (
             0 <= row["padding"] < 0.2 * sum(row["planned"][name] for name in ("parameters", "gradients", "optimizer"))
         )
     assert surprises(found[0]) == []
+
+
+def offloaded_rows_of(context: RankContext, config: RunConfig, fault: str | None = None) -> list[Row]:
+    with pretended(SMALLEST):
+        return rows_of(context, config, fault)
+
+
+SMALLEST = 400
+"""Bytes: norms' statistics stay, rows move."""
+BOTH: Section = {"zero": {"offload": "cpu"}, "recompute": {"offload": "cpu"}}
+OFFLOADED: list[tuple[str, Section]] = [
+    (GPT2, {"zero": {"offload": "cpu"}}),
+    (LLAMA, {"recompute": {"offload": "cpu"}, "train": {"micro_batch_size": 5}, "pipeline": {"schedule": "gpipe"}}),
+    (NEOX, {"zero": {"offload": "cpu", "stage": 3}, "recompute": {"offload": "cpu"}, "layout": {"dp": 2}}),
+    (  # a small layer ends the first rank's stage, after a large one
+        LLAMA,
+        {
+            "model": {"num_hidden_layers": 5},
+            "zero": {"stage": 3},
+            "recompute": {"offload": "cpu", "mode": "full", "every": 2},
+            "layout": {"pp": 2, "dp": 2},
+        },
+    ),
+    (LLAMA, {**BOTH, "train": {"precision": "bf16"}, "layout": {"tp": 2}, "tensor": {"sequence_parallel": True}}),
+    (
+        GPT2,
+        {
+            "zero": {"offload": "cpu"},
+            "recompute": {"offload": "cpu", "mode": "full", "every": 2},
+            "layout": {"pp": 2},
+            "pipeline": {"schedule": "interleaved"},
+            "train": {"micro_batch_size": 2},
+        },
+    ),
+    (
+        NEOX_TIED,
+        {
+            "zero": {"offload": "cpu", "stage": 3},
+            "recompute": {"offload": "cpu", "mode": "selective"},
+            "layout": {"pp": 2, "dp": 2},
+            "pipeline": {"schedule": "zb-v"},
+            "optimizer": {"name": "sgd"},
+        },
+    ),
+    (LLAMA, {**BOTH, "layout": {"pp": 2}, "pipeline": {"schedule": "zb-h1"}, "train": {"micro_batch_size": 2}}),
+]
+
+
+@pytest.mark.parametrize(("model", "sections"), OFFLOADED, ids=str)
+def test_each_memory_of_an_offloaded_run_holds_what_is_planned(ranks: RankPool, model: str, sections: Section) -> None:
+    """Nothing of the optimizer is on the device; what the layers keep is there no longer than they move."""
+    config = config_of(model, **sections)
+    (rows, *_) = ranks.run(config.layout.world_size, offloaded_rows_of, config)
+    here = {name: {"offload": "none"} for name in ("zero", "recompute") if getattr(config, name).offload == "cpu"}
+    without = config_of(model, **{**sections, **{name: {**sections[name], **off} for name, off in here.items()}})
+    (plain, *_) = ranks.run(config.layout.world_size, rows_of, without)
+    for row, other in zip(rows, plain, strict=True):
+        found, before = row["measured"], other["measured"]
+        assert found == row["planned"]
+        assert row["unknown"] == {}
+        assert (found["host_optimizer"] > 0) == (found["optimizer"] == 0) == ("zero" in here)
+        moved = found["host_activations"]
+        assert before["activations"] - moved <= found["activations"] <= before["activations"]
+        assert found["activations"] < before["activations"] or moved == 0 or len(rows) > 1
+    assert any(row["measured"]["host_activations"] for row in rows) == ("recompute" in here)
+    assert surprises(rows) == []
+
+
+def test_a_storage_that_stays_on_the_device_is_told() -> None:
+    """What should have left is given back by nobody."""
+    (row,) = offloaded_rows_of(RankContext(0, 1), config_of(GPT2, **BOTH), "nothing given back")
+    assert row["measured"]["host_activations"] == row["planned"]["host_activations"]
+    (told,) = surprises([row])
+    assert f"rank 0 holds {row['measured']['activations']:,} bytes of activations where" in told
+
+
+def test_a_run_on_a_cpu_offloads_nothing_and_plans_nothing_there() -> None:
+    (row,) = rows_of(RankContext(0, 1), config_of(GPT2, **BOTH))
+    (plain,) = rows_of(RankContext(0, 1), config_of(GPT2))
+    assert row["planned"] == plain["planned"]
+    assert row["measured"] == plain["measured"]
 
 
 @pytest.mark.parametrize(
@@ -150,13 +243,17 @@ def test_a_plan_that_is_wrong_is_told_with_the_rank_and_the_quantity(
     [
         (GPT2, {"model": {"resid_pdrop": 0.1}}, {"activations"}, "dropout"),
         (GPT2, {"data": {"reset_attention": True}}, {"activations"}, "data.reset_attention"),
+        (GPT2, {"train": {"precision": "fp8"}}, {"activations"}, "train.precision=fp8"),
         (GPT2, {"optimizer": {"name": "examples.own_optimizer:RmsProp"}}, {"optimizer"}, "optimizer.name"),
+        (GPT2, {**BOTH, "optimizer": {"name": "examples.own_optimizer:RmsProp"}}, {"host_optimizer"}, "optimizer.name"),
+        (GPT2, {**BOTH, "model": {"resid_pdrop": 0.1}}, {"activations", "host_activations"}, "dropout"),
     ],
 )
 def test_what_has_no_closed_form_is_said_to_have_none(
     model: str, sections: Section, quantities: set[str], why: str
 ) -> None:
-    (row,) = rows_of(RankContext(0, 1), config_of(model, **sections))
+    rows = offloaded_rows_of if "zero" in sections else rows_of
+    (row,) = rows(RankContext(0, 1), config_of(model, **sections))
     assert set(row["unknown"]) == quantities
     for name in row["planned"]:
         assert row["planned"][name] == (None if name in quantities else row["measured"][name])
@@ -181,7 +278,7 @@ def test_another_engine_is_measured_as_far_as_it_shows_what_a_rank_owns(
     assert sum(row["measured"]["gradients"] for row in rows) == (whole if keeps_gradients else 0)
     assert sum(row["measured"]["optimizer"] for row in rows) == 2 * whole
     for row in rows:
-        assert row["planned"] == dict.fromkeys([*KEPT, *PASSING])
+        assert row["planned"] == dict.fromkeys(QUANTITIES)
         assert f"zero.backend={backend}" in row["unknown"]["parameters"]
         assert row["measured"]["activations"] is None
 
@@ -227,7 +324,7 @@ def test_a_model_of_ones_own_is_measured_but_not_planned() -> None:
     (row,) = rows_of(RankContext(0, 1), config)
     assert row["measured"]["parameters"] > 0
     assert row["measured"]["activations"] > 0
-    assert row["planned"] == dict.fromkeys([*KEPT, *PASSING])
+    assert row["planned"] == dict.fromkeys(QUANTITIES)
     assert "model.family" in row["unknown"]["activations"]
 
 

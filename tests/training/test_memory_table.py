@@ -1,6 +1,6 @@
 """Oracle: tables and sentences written by hand."""
 
-from megalm.training.memory_table import lines, shown, surprises
+from megalm.training.memory_table import cells, lines, shown, surprises
 from tests.training.memory_rows import MIB, row
 
 
@@ -55,6 +55,19 @@ def test_a_difference_names_the_rank_that_is_furthest_off() -> None:
     )
     (alone,) = surprises(rows[:2])
     assert alone.startswith("warning: rank 1 holds 2,097,156 bytes of gradients where 2,097,152 were planned;")
+
+
+def test_the_host_has_columns_of_its_own_where_something_is_there() -> None:
+    there = {"optimizer": 0, "host_optimizer": 3 * MIB, "host_activations": 0}
+    rows = [row(0, planned=there, measured={**there, "host_optimizer": 3 * MIB + 1})]
+    head, planned, _ = cells(rows)
+    assert "activations on the host" not in head
+    assert planned[head.index("optimizer")] == "0 B"
+    assert planned[head.index("optimizer on the host")] == "3 MiB"
+    (told,) = surprises(rows)
+    assert told.startswith(
+        "warning: rank 0 holds 3,145,729 bytes of optimizer on the host where 3,145,728 were planned;"
+    )
 
 
 def test_activations_may_be_off_by_a_hundredth() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from megalm.plan.rank_memory import KEPT, PASSING
+from megalm.plan.rank_memory import QUANTITIES
 from megalm.training.memory_table import name_of
 from megalm.training.report_markup import node
 from megalm.training.report_memory import memory_section
@@ -23,22 +23,23 @@ def section_of(tmp_path: Path, rows: Sequence[dict[str, Any]]) -> ET.Element:
 
 
 def test_each_bar_is_as_long_as_its_bytes(tmp_path: Path) -> None:
-    rows = [row(0), row(1, planned={"optimizer": None}, measured={"activations": 14 * MIB})]
+    there = {"host_optimizer": 3 * MIB, "host_activations": MIB}
+    rows = [row(0), row(1, planned={"optimizer": None, **there}, measured={"activations": 14 * MIB})]
     section = section_of(tmp_path, rows)
     bars = {str(bar.findtext("title")): float(bar.attrib["width"]) for bar in section.iter("rect")}
     unit = bars["rank 0 planned: parameters 1 MiB"]
     for each in rows:
         for of in ("planned", "measured"):
-            for name in (*KEPT, *PASSING):
+            for name in QUANTITIES:
                 size = each[of][name]
                 title = f"rank {each['rank']} {of}: {name_of(name)} {size // MIB if size else 0} MiB"
-                assert bars.pop(title, None) == (None if size is None else pytest.approx(size / MIB * unit, rel=0.01))
+                assert bars.pop(title, None) == (None if not size else pytest.approx(size / MIB * unit, rel=0.01))
     assert not bars
     largest = max(float(bar.attrib["x"]) + float(bar.attrib["width"]) for bar in section.iter("rect"))
     (picture,) = section.iter("svg")
     assert largest == pytest.approx(float(picture.attrib["width"]), abs=0.1)
     assert picture.attrib["aria-label"]
-    assert all(f".part-{number} {{" in STYLE for number in range(len((*KEPT, *PASSING))))
+    assert all(f".part-{number} {{" in STYLE for number in range(len(QUANTITIES)))
 
 
 def test_the_table_has_the_numbers_and_the_page_says_what_was_planned_wrong(tmp_path: Path) -> None:
