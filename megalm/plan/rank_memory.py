@@ -9,6 +9,7 @@ from megalm.models.decoder_shape import DecoderShape
 from megalm.parallel.pipeline.program import Program
 from megalm.plan.data_exchange import Sharing
 from megalm.plan.memory import ElementBytes, KeptBytes, kept_bytes, offloaded_bytes
+from megalm.plan.quantized import RankPlace, state_sizes
 from megalm.plan.rank_activations import RankActivations, activations_unknown
 from megalm.plan.rank_buckets import RankBuckets
 from megalm.plan.stages import cut_into_stages
@@ -31,6 +32,8 @@ ELEMENTS: Mapping[str, tuple[int, int]] = {
     "fp8": (2, 4),
 }
 """Bytes of a parameter and of a gradient sum, by ``train.precision``."""
+QUANTIZED: Mapping[str, int] = {"adamw8bit": 2}
+"""How many moments of 8 bits a rule keeps, by ``optimizer.name``."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,14 @@ def planned_memory(
     shape, pp = DecoderShape.of(config.model), place.pp
     all_spans = cut_into_stages(config, shape.num_layers + 2, program.num_stages)
     spans = {stage: all_spans[stage] for stage in program.stages_of(pp)}
+    apart = shape.tied and program.rank_of_stage[0] != program.rank_of_stage[program.num_stages - 1]
     buckets = RankBuckets.of(
         shape,
         spans,
         tp_size=config.layout.tp,
         tp_rank=place.tp,
         shard_size=config.shard_size,
-        apart=shape.tied and program.rank_of_stage[0] != program.rank_of_stage[program.num_stages - 1],
+        apart=apart,
     )
     value, total = ELEMENTS[config.train.precision]
     actions = program.ranks[pp]
@@ -93,6 +97,9 @@ def planned_memory(
         kept, there = offloaded_bytes(elements, sharing, element)
     planned["parameters"], planned["gradients"] = kept.parameters, kept.gradients
     planned["optimizer"], planned["host_optimizer"] = kept.optimizer, there.total
+    if config.optimizer.name in QUANTIZED:
+        quantized = _quantized_bytes(config, shape, place, spans, total, apart)
+        planned["host_optimizer" if is_offloaded else "optimizer"] += quantized
     if moments is None:
         quantity = "host_optimizer" if is_offloaded else "optimizer"
         unknown[quantity] = f"optimizer.name={config.optimizer.name} is not one whose state has one"
@@ -119,5 +126,18 @@ def _unknown(quantities: Sequence[str], why: str) -> RankMemory:
 
 
 def _num_moments(config: RunConfig) -> int | None:
-    """Return the tensors that the update rule keeps; ``None`` for one that is not known on paper."""
-    return {"adamw": 2, "lamb": 2, "sgd": 1 if config.optimizer.momentum else 0}.get(config.optimizer.name)
+    """Return the wide tensors that the update rule keeps; ``None`` for one that is not known on paper."""
+    wide = {"adamw": 2, "lamb": 2, "sgd": 1 if config.optimizer.momentum else 0, **dict.fromkeys(QUANTIZED, 0)}
+    return wide.get(config.optimizer.name)
+
+
+def _quantized_bytes(
+    config: RunConfig, shape: DecoderShape, place: Coordinates, spans: Mapping[int, range], total: int, apart: bool
+) -> int:
+    """Return the bytes of the moments of 8 bits, with what of them is wide."""
+    layout = config.layout
+    shard_rank = (place.dp * layout.cp + place.cp) % config.shard_size
+    rank = RankPlace(layout.tp, place.tp, config.shard_size, shard_rank, config.tensor.sequence_parallel)
+    blocks = sorted(block for span in spans.values() for block in span)
+    sizes = state_sizes(shape, rank, blocks, apart=apart)
+    return QUANTIZED[config.optimizer.name] * sizes.num_bytes(total)

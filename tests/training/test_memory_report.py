@@ -98,12 +98,16 @@ FAULTS = {
     "nothing given back": nothing_given_back,
 }
 
+CUT: Section = {"sequence_parallel": True}
 LAYOUTS: list[tuple[str, Section]] = [
     (GPT2, {}),
     (GPT2, {"train": {"micro_batch_size": 5}}),
     (LLAMA, {"train": {"precision": "fp64"}, "optimizer": {"name": "sgd"}}),
     (NEOX, {"layout": {"dp": 2}, "zero": {"stage": 1}, "optimizer": {"name": "lamb"}}),
     (GPT2, {"layout": {"dp": 2}, "zero": {"stage": 2}}),
+    (LLAMA, {"layout": {"dp": 2, "tp": 2}, "zero": {"stage": 2}, "optimizer": {"name": "adamw8bit"}, "tensor": CUT}),
+    (GPT2, {"layout": {"dp": 4}, "zero": {"stage": 3, "shard_size": 2}, "optimizer": {"name": "adamw8bit"}}),
+    (GPT2, {"layout": {"pp": 2}, "pipeline": {"schedule": "zb-v"}, "optimizer": {"name": "adamw8bit"}}),
     (GPT2_UNTIED, {"layout": {"dp": 2}, "zero": {"stage": 2}, "pipeline": {"schedule": "gpipe"}}),
     (LLAMA_TIED, {"layout": {"dp": 2}, "zero": {"stage": 3}}),
     (NEOX, {"layout": {"dp": 2}, "zero": {"stage": 3, "prefetch": 2}, "recompute": {"mode": "full", "every": 2}}),
@@ -149,6 +153,7 @@ SMALLEST = 400
 BOTH: Section = {"zero": {"offload": "cpu"}, "recompute": {"offload": "cpu"}}
 OFFLOADED: list[tuple[str, Section]] = [
     (GPT2, {"zero": {"offload": "cpu"}}),
+    (NEOX, {"zero": {"offload": "cpu"}, "layout": {"dp": 2}, "optimizer": {"name": "adamw8bit"}}),
     (LLAMA, {"recompute": {"offload": "cpu"}, "train": {"micro_batch_size": 5}, "pipeline": {"schedule": "gpipe"}}),
     (NEOX, {"zero": {"offload": "cpu", "stage": 3}, "recompute": {"offload": "cpu"}, "layout": {"dp": 2}}),
     (  # a small layer ends the first rank's stage, after a large one
