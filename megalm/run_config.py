@@ -121,7 +121,6 @@ class RunConfig(Section):
             self.layout,
             {
                 "tensor.sequence_parallel": (str(self.tensor.sequence_parallel).lower(), ("false",)),
-                "recompute.mode": (self.recompute.mode, ("none",)),
                 "recompute.offload": (self.recompute.offload, ("none",)),
                 "optimizer.name": (self.optimizer.name, ("adamw",)),
                 "train.precision": (self.train.precision, precisions),

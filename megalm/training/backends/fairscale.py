@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from megalm.batch import MicroBatch
@@ -40,10 +40,19 @@ OLD_NAMES = (
 """How torch's warnings begin about names that fairscale, which is frozen, still uses; the user cannot mend that."""
 
 
-class Oss(Foreign):
-    """Stage 1: all gradients are summed on all ranks; each rank has the moments of some parameters."""
+class Fairscale(Foreign):
+    """What both stages have in common."""
 
     averages = True
+
+    def recomputed(self, block: nn.Module) -> nn.Module:
+        """Return the block in fairscale's own wrapper."""
+        wrapped: nn.Module = _import("fairscale.nn.checkpoint").checkpoint_wrapper(block)
+        return wrapped
+
+
+class Oss(Fairscale):
+    """Stage 1: all gradients are summed on all ranks; each rank has the moments of some parameters."""
 
     def __init__(self, config: RunConfig, mesh: Mesh, part: Part, lr_schedule: Callable[[int], float]) -> None:
         """See the class."""
@@ -94,10 +103,8 @@ class Oss(Foreign):
         self._optimizer._broadcast_params()
 
 
-class FullySharded(Foreign):
+class FullySharded(Fairscale):
     """Stage 3: a block's values are gathered before its forward and before its backward."""
-
-    averages = True
 
     def __init__(self, config: RunConfig, mesh: Mesh, part: Part, lr_schedule: Callable[[int], float]) -> None:
         """See the class."""

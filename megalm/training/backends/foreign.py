@@ -26,7 +26,7 @@ from megalm.param_spec import ParamSpec
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
 from megalm.training import stored
-from megalm.training.backends.whole import Whole, check_fit
+from megalm.training.backends.whole import Recomputed, Whole, check_fit
 from megalm.training.model import Part, model_positions
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -80,12 +80,18 @@ class Foreign(ABC):
         self.loss_scale = LossScale.of(config.train.precision)
         self.parameters = part.held.parameters()
         check_fit(self.parameters, config.zero.backend)
-        self.whole = Whole(list(part.held.blocks()))
+        self.whole = Whole(
+            [self.recomputed(block) if block in part.recomputed else block for block in part.held.blocks()]
+        )
         self.clip_grad_norm = config.optimizer.clip_grad_norm
         self._updates = 0
         self._buffers = list(stored.unlearned(part.model, part.held))
         self._owners = owners
         self._factor = mesh.data.size if self.averages else 1
+
+    def recomputed(self, block: nn.Module) -> nn.Module:
+        """Return a block that keeps only its input between its forward and its backward."""
+        return Recomputed(block)
 
     @abstractmethod
     def learn(self, microbatch: MicroBatch, *, is_last: bool) -> Tensor:

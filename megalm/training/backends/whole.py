@@ -3,10 +3,32 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from megalm.batch import MicroBatch
 from megalm.errors import UserError
 from megalm.parameters import spec_of
+
+
+class Recomputed(nn.Module):
+    """A block that keeps only what flows in: it runs again in the backward, from its beginning to its last saved value.
+
+    An engine that gathers parameters wraps it from outside, so that the second run finds them gathered. No random state
+    is set aside, since dropout is drawn by position. Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+
+    Args:
+        block: whose activations are forgotten.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        """See the class."""
+        super().__init__()
+        self.block = block
+
+    def forward(self, flow: Tensor | None, batch: MicroBatch) -> Tensor:
+        """Return what the block does."""
+        out: Tensor = checkpoint(self.block, flow, batch, use_reentrant=False, preserve_rng_state=False)
+        return out
 
 
 class Whole(nn.Module):

@@ -46,11 +46,4 @@ def test_refused_in_one_sentence(
 @pytest.mark.parametrize("backend", STAGES)
 def test_what_an_engine_has_is_not_refused(backend: str) -> None:
     for stage in STAGES[backend]:
-        assert run_config(Layout(dp=2, tp=2), backend, stage).zero.stage == stage
-
-
-def test_recomputation_is_our_engines() -> None:
-    config = run_config(TWO, "fsdp2", 3)
-    asked = config.model_copy(update={"recompute": config.recompute.model_copy(update={"mode": "full"})})
-    with pytest.raises(UserError, match=r"set recompute\.mode=none"):
-        asked._check_backend()
+        assert run_config(Layout(dp=2, tp=2), backend, stage, recompute={"mode": "full"}).zero.stage == stage

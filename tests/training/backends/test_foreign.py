@@ -47,7 +47,7 @@ def test_losses_are_those_of_one_process(ranks: RankPool, alone: Seen, backend: 
 
 @pytest.mark.parametrize(("backend", "stage"), ENGINES[1:])
 def test_tensor_parallel_layers_stay_what_they_are(ranks: RankPool, alone: Seen, backend: str, stage: int) -> None:
-    for seen in ranks.run(4, trained_by_rank, run_config(TENSOR, backend, stage), 5):
+    for seen in ranks.run(4, trained_by_rank, run_config(TENSOR, backend, stage), STEPS):
         check(seen, alone)
 
 
