@@ -150,6 +150,8 @@ class RunConfig(Section):
             found.append(f"zero.shard_size={self.zero.shard_size} has no effect: zero.stage is 0.")
         if self.zero.backend != "native" and self.zero.prefetch != 1:
             found.append(f"zero.prefetch={self.zero.prefetch} has no effect: only zero.backend=native reads it.")
+        if self.zero.offload_path is not None and self.zero.offload != "nvme":
+            found.append(f"zero.offload_path={self.zero.offload_path} has no effect: zero.offload is not nvme.")
         if self.train.stop_after is not None and self.train.stop_after > self.train.steps:
             found.append(
                 f"train.stop_after={self.train.stop_after} has no effect: the run ends at step {self.train.steps}."
@@ -160,7 +162,7 @@ class RunConfig(Section):
         """Return one sentence for each setting that a run on this type of device does not use."""
         if device_type != "cpu":
             return []
-        offloads = {"recompute.offload": self.recompute.offload}
+        offloads: dict[str, str] = {"recompute.offload": self.recompute.offload}
         if self.zero.backend == "native":
             offloads["zero.offload"] = self.zero.offload
         return [

@@ -213,9 +213,10 @@ def test_what_is_not_built_yet_is_refused_by_name(small: Path, override: str) ->
 
 def test_settings_without_effect_are_told(small: Path) -> None:
     assert RunConfig.load(small).without_effect() == []
-    unused = RunConfig.load(small, ["tensor.sequence_parallel=true", "train.stop_after=11"])
+    unused = RunConfig.load(small, ["tensor.sequence_parallel=true", "zero.offload_path=/disk", "train.stop_after=11"])
     assert [sentence.partition("=")[0] for sentence in unused.without_effect()] == [
         "tensor.sequence_parallel",
+        "zero.offload_path",
         "train.stop_after",
     ]
     used = RunConfig.load(small, ["tensor.sequence_parallel=true", "layout.tp=2", "train.stop_after=10"])

@@ -29,8 +29,14 @@ class ZeroConfig(Section):
     backend: Literal["native", "fsdp2", "deepspeed", "fairscale"] = Field(
         "native", description="Which engine does it; native composes with every other feature."
     )
-    offload: Literal["none", "cpu"] = Field(
+    offload: Literal["none", "cpu", "nvme"] = Field(
         "none",
         description="cpu: master copies of the parameters, optimizer state and the update are in the memory of the "
-        "host; saves GPU memory for slower steps. native at every stage, deepspeed at 1 to 3.",
+        "host; saves GPU memory for slower steps. native at every stage, deepspeed at 1 to 3. nvme: they are in files "
+        "below offload_path; deepspeed at stage 3.",
+    )
+    offload_path: str | None = Field(
+        None,
+        description="With offload: nvme, a directory of each node's local disk, of this run alone; what is in it is of "
+        "no use when the run has ended.",
     )

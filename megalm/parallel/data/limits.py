@@ -26,11 +26,7 @@ def check_backend(zero: ZeroConfig, layout: Layout, others: Mapping[str, tuple[s
         UserError: one sentence, with what to do.
     """
     backend = zero.backend
-    if zero.offload != "none" and backend != "native" and (backend != "deepspeed" or not zero.stage):
-        raise UserError(
-            f"zero.offload={zero.offload} does not work with zero.backend={backend} and zero.stage={zero.stage}; leave "
-            "it at none, or use native, or deepspeed with stage 1, 2 or 3."
-        )
+    _check_offload(zero)
     if backend == "native":
         return
     if zero.stage not in STAGES[backend]:
@@ -51,3 +47,22 @@ def check_backend(zero: ZeroConfig, layout: Layout, others: Mapping[str, tuple[s
                 f"zero.backend={backend} does not work with {key}={value}; set {key}={' or '.join(allowed)}, or use "
                 "zero.backend=native."
             )
+
+
+def _check_offload(zero: ZeroConfig) -> None:
+    stages = {"native": (0, 1, 2, 3), "deepspeed": (1, 2, 3)}.get(zero.backend, ())
+    if zero.offload == "cpu" and zero.stage not in stages:
+        raise UserError(
+            f"zero.offload=cpu does not work with zero.backend={zero.backend} and zero.stage={zero.stage}; leave it at "
+            "none, or use native, or deepspeed with stage 1, 2 or 3."
+        )
+    if zero.offload == "nvme" and (zero.backend, zero.stage) != ("deepspeed", 3):
+        raise UserError(
+            f"zero.offload=nvme does not work with zero.backend={zero.backend} and zero.stage={zero.stage}; set "
+            "zero.backend=deepspeed and zero.stage=3, or zero.offload=cpu."
+        )
+    if zero.offload == "nvme" and zero.offload_path is None:
+        raise UserError(
+            f"zero.backend={zero.backend} with zero.offload=nvme needs a directory for its files; set "
+            "zero.offload_path to one of each node's local disk."
+        )

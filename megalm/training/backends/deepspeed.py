@@ -8,6 +8,7 @@ Trillion Parameter Models"; Ren et al. 2021, "ZeRO-Offload".
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from megalm.extras import import_extra
 from megalm.mesh import Axis, Mesh
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
-from megalm.training.backends.deepspeed_shares import shares_of_stage_3, shares_of_stages_1_and_2
+from megalm.training.backends.deepspeed_nvme import check_files, file_options, in_memory
+from megalm.training.backends.deepspeed_shares import shares_of_group, shares_of_stage_3, shares_of_stages_1_and_2
 from megalm.training.backends.foreign import (
     Foreign,
     Share,
@@ -82,6 +84,9 @@ class DeepSpeed(Foreign):
         owners: list[Axis] = [mesh.model, mesh.data] if self.zero_stage else [mesh.model]
         super().__init__(config, mesh, part, lr_schedule, owners)
         package = import_deepspeed(mesh.device.type)
+        self._files = config.zero.offload_path if config.zero.offload == "nvme" else None
+        if self._files is not None:
+            check_files(self._files)
         for block in self.whole.apart():  # gathered and given back as a whole: our layers reach into one another
             if block is not self.whole.blocks[0]:  # DeepSpeed waits for the gradient of a whole block's input
                 package.utils.set_z3_leaf_module(block, True)
@@ -94,7 +99,8 @@ class DeepSpeed(Foreign):
             config=_options(config, sum(parameter.numel() for parameter in self.parameters)),
             mpu=TensorAxis(mesh) if mesh.tp.size > 1 else None,
         )
-        make_moments(self._adamw, self._kept_values())
+        self._make_moments()
+        self._copies: list[Share] = []
         self._is_due = False
 
     def learn(self, microbatch: MicroBatch, *, is_last: bool) -> Tensor:
@@ -122,8 +128,16 @@ class DeepSpeed(Foreign):
                 box = Box((0,) * parameter.dim(), tuple(parameter.shape))
                 yield Share(spec_of(parameter), box, parameter.detach(), parameter.grad, kept)
 
+    def lasting_shares(self) -> Iterator[Share]:
+        """Yield what this rank owns, in memory until the next step also where it is in files."""
+        if self._files is None:
+            return self.shares()
+        self._copies = [_copy(share) for share in self.shares()]
+        return iter(self._copies)
+
     def forget(self) -> None:
         """Drop the gradients of a step that was not made; DeepSpeed drops those of one that was."""
+        self._copies = []
         if not self._is_due:
             return
         self._is_due = False
@@ -151,16 +165,36 @@ class DeepSpeed(Foreign):
     def loaded(self) -> None:
         """Give loaded values to the ranks that keep them."""
         if self.zero_stage == 3:
-            for group in range(len(self._optimizer.fp32_partitioned_groups_flat)):
-                self._optimizer._reassign_or_swap_out_partitioned_parameters(group)
+            copies = iter(self._copies)
+            for group in range(len(self._optimizer.fp16_groups)):
+                with in_memory(self._optimizer, group, changes_state=True):
+                    for share, copy in zip(shares_of_group(self._optimizer, group, self.mesh), copies, strict=False):
+                        _fill(share, copy)
+                    self._optimizer._reassign_or_swap_out_partitioned_parameters(group)
         elif self.zero_stage:
             self._optimizer.update_lp_params()
 
-    def _kept_values(self) -> list[Tensor]:
-        """Return the tensors that AdamW changes on this rank."""
+    def _make_moments(self) -> None:
+        """Make the moments of the tensors that AdamW changes on this rank."""
         if self.zero_stage == 3:
-            return list(self._optimizer.fp32_partitioned_groups_flat)
-        return list(self._optimizer.single_partition_of_fp32_groups) if self.zero_stage else list(self.parameters)
+            for group, values in enumerate(self._optimizer.fp32_partitioned_groups_flat):
+                with in_memory(self._optimizer, group, changes_state=True):
+                    make_moments(self._adamw, [values])
+        elif self.zero_stage:
+            make_moments(self._adamw, self._optimizer.single_partition_of_fp32_groups)
+        else:
+            make_moments(self._adamw, self.parameters)
+
+
+def _copy(share: Share) -> Share:
+    moments = {name: moment.clone() for name, moment in share.moments.items()}
+    return replace(share, values=share.values.clone(), gradient=None, moments=moments)
+
+
+def _fill(share: Share, copy: Share) -> None:
+    share.values.copy_(copy.values)
+    for name, moment in share.moments.items():
+        moment.copy_(copy.moments[name])
 
 
 def import_deepspeed(device_type: str) -> Any:
@@ -190,6 +224,8 @@ def _options(config: RunConfig, num_elements: int) -> dict[str, Any]:
     }
     if config.zero.offload == "cpu":
         zero["offload_optimizer"] = {"device": "cpu"}
+    elif config.zero.offload_path is not None:
+        zero.update(file_options(config.zero.offload_path))
     elif config.zero.stage in (1, 2):
         zero["compute_grad_norm"] = False
     return {

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from megalm.mesh import Mesh
 from megalm.parameters import spec_of
+from megalm.training.backends.deepspeed_nvme import in_memory
 from megalm.training.backends.foreign import MOMENTS, Share, flat_shares
 from megalm.training.model import model_positions
 
@@ -49,27 +50,39 @@ def _reduced(optimizer: Any, group: int) -> dict[int, Tensor]:
 
 
 def shares_of_stage_3(optimizer: Any, mesh: Mesh) -> Iterator[Share]:
-    """Yield what this rank owns: of each parameter one range, the ranges of all ranks equal, the last one padded.
+    """Yield what this rank owns, the shares of each group while it is in memory.
 
     Args:
         optimizer: DeepSpeed's, for stage 3.
         mesh: this rank's axes.
     """
-    for group, parameters in enumerate(optimizer.fp16_groups):
-        flat = optimizer.fp32_partitioned_groups_flat[group]
-        reduced = optimizer.averaged_gradients.get(group)
-        for number, parameter in enumerate(parameters):
-            _, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-            at = slice(start, start + size)
-            gradient = None if reduced is None else reduced[number].view(-1)
-            if optimizer.offload_optimizer and flat.grad is not None:
-                gradient = flat.grad[at]
-            spec = spec_of(parameter)
-            yield from flat_shares(
-                spec,
-                spec.local_shape(model_positions(mesh)),
-                mesh.data.rank * size,
-                flat.detach()[at],
-                gradient,
-                {name: optimizer.optimizer.state[flat][name][at] for name in MOMENTS},
-            )
+    for group in range(len(optimizer.fp16_groups)):
+        with in_memory(optimizer, group):
+            yield from shares_of_group(optimizer, group, mesh)
+
+
+def shares_of_group(optimizer: Any, group: int, mesh: Mesh) -> Iterator[Share]:
+    """Yield what this rank owns of a group: of each parameter one range, those of all ranks equal, the last one padded.
+
+    Args:
+        optimizer: DeepSpeed's, for stage 3.
+        group: its position; it is in memory.
+        mesh: this rank's axes.
+    """
+    flat = optimizer.fp32_partitioned_groups_flat[group]
+    reduced = optimizer.averaged_gradients.get(group)
+    for number, parameter in enumerate(optimizer.fp16_groups[group]):
+        _, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        at = slice(start, start + size)
+        gradient = None if reduced is None else reduced[number].view(-1)
+        if optimizer.offload_optimizer and flat.grad is not None:
+            gradient = flat.grad[at]
+        spec = spec_of(parameter)
+        yield from flat_shares(
+            spec,
+            spec.local_shape(model_positions(mesh)),
+            mesh.data.rank * size,
+            flat.detach()[at],
+            gradient,
+            {name: optimizer.optimizer.state[flat][name][at] for name in MOMENTS},
+        )

@@ -103,7 +103,11 @@ class Foreign(ABC):
 
     @abstractmethod
     def shares(self) -> Iterator[Share]:
-        """Yield what this rank owns of every parameter."""
+        """Yield what this rank owns of every parameter; each is good until the next one is asked for."""
+
+    def lasting_shares(self) -> Iterator[Share]:
+        """Yield what this rank owns, to be read or filled by a checkpoint, at the latest when ``loaded`` is called."""
+        return self.shares()
 
     @abstractmethod
     def forget(self) -> None:
@@ -186,7 +190,7 @@ class Foreign(ABC):
             for prefix in ("",) if weights_only else ("", *(f"optimizer.{name}." for name in MOMENTS)):
                 spec = spec_of(parameter)
                 found[prefix + spec.name] = Stored(prefix + spec.name, spec, self.dtype, [])
-        for share in self.shares():
+        for share in self.lasting_shares():
             found[share.spec.name].boxes.append((share.box, share.values))
             for name, moment in {} if weights_only else share.moments.items():
                 found[f"optimizer.{name}.{share.spec.name}"].boxes.append((share.box, moment))

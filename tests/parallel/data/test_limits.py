@@ -30,6 +30,9 @@ REFUSED: list[tuple[str, int, Layout, dict[str, Mapping[str, Any]], str]] = [
     ("fsdp2", 3, TWO, {"zero": {"stage": 3, "backend": "fsdp2", "offload": "cpu"}}, "zero.offload=cpu"),
     ("fairscale", 3, TWO, {"zero": {"stage": 3, "backend": "fairscale", "offload": "cpu"}}, "or use native, or deeps"),
     ("deepspeed", 0, TWO, {"zero": {"stage": 0, "backend": "deepspeed", "offload": "cpu"}}, "zero.offload=cpu"),
+    ("deepspeed", 2, TWO, {"zero": {"stage": 2, "backend": "deepspeed", "offload": "nvme"}}, r"and zero\.stage=3, or"),
+    ("native", 3, TWO, {"zero": {"stage": 3, "offload": "nvme"}}, r"set zero\.backend=deepspeed and zero\.stage=3"),
+    ("deepspeed", 3, TWO, {"zero": {"stage": 3, "backend": "deepspeed", "offload": "nvme"}}, r"set zero\.offload_path"),
 ]
 
 
