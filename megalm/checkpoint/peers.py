@@ -1,4 +1,4 @@
-"""All ranks of a run, agreeing about checkpoints."""
+"""All ranks of a run, agreeing about what lies on the disk: checkpoints above all."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,10 +19,16 @@ class Peers:
     A save talks from a background thread while training talks over its own groups; a shared group would mix the two.
     The group is gloo wherever the tensors live, and no ledger counts it: it is no part of a step. When a rank ends, its
     connections close and the others are told at once; when one hangs, they wait ``timeout_s``.
+
+    Args:
+        world: all ranks, which make the group at the same time.
+        timeout_s: how long one waits for the slowest other one.
+        subject: what they work on, for messages.
     """
 
-    def __init__(self, world: Axis, timeout_s: float) -> None:
-        """Make the group; every rank of ``world`` does so at the same time."""
+    def __init__(self, world: Axis, timeout_s: float, subject: str = "a checkpoint") -> None:
+        """See the class."""
+        self._subject = subject
         self._axis = Axis.alone("checkpoint")
         if world.size > 1:
             group = dist.new_group(
@@ -61,14 +67,14 @@ class Peers:
             answers = gather_objects(answer, self._axis)
         except RuntimeError as error:
             raise TrainingError(
-                f"rank {self._axis.ranks[self.rank]} lost another rank while they worked on a checkpoint; it ended, or "
-                "did not answer in time."
+                f"rank {self._axis.ranks[self.rank]} lost another rank while they worked on {self._subject}; it "
+                "ended, or did not answer in time."
             ) from (own_error or error)
         if own_error is not None:
             raise own_error
         for rank, other in zip(self._axis.ranks, answers, strict=True):
             if "failed" in other:
-                raise TrainingError(f"rank {rank} failed while the ranks worked on a checkpoint: {other['failed']}")
+                raise TrainingError(f"rank {rank} failed while the ranks worked on {self._subject}: {other['failed']}")
         for other in answers:
             if "refused" in other:
                 raise UserError(other["refused"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.store import Checkpoint, CheckpointStore, open_checkpoint
 from megalm.data.loader import TrainingData, ValidationData
 from megalm.launcher import device as devices
@@ -63,6 +64,7 @@ def train_on(config: RunConfig, mesh: Mesh, message: str) -> None:
     """
     story = Story(config, tells=mesh.rank == 0)
     try:
+        Peers(mesh.world, config.run.timeout, "the run directory").together(story.open)
         story.say(message)
         for sentence in config.without_effect_on(mesh.device.type):
             story.say(sentence)

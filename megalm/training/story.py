@@ -43,16 +43,24 @@ class Story:
         self._trackers: list[Tracker] = []
         self._mfu: Mfu | None = None
         self._on_cuda = False
-        if tells:
-            try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(
-                    f"run.dir={config.run.dir} cannot be made ({error.strerror}); choose a directory you may write to."
-                ) from error
-            self._progress = Progress(self.directory / "log.txt")
-            self._closing.callback(self._progress.finish)
-            self._trackers = trackers(config.track)
+
+    def open(self) -> None:
+        """Make the run directory and the trackers.
+
+        Raises:
+            UserError: one of them cannot be made.
+        """
+        if not self.tells:
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"run.dir={self.config.run.dir} cannot be made ({error.strerror}); choose a directory you may write to."
+            ) from error
+        self._progress = Progress(self.directory / "log.txt")
+        self._closing.callback(self._progress.finish)
+        self._trackers = trackers(self.config.track)
 
     def say(self, text: str) -> None:
         """Tell one sentence."""

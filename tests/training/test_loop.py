@@ -2,8 +2,10 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -177,3 +179,23 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_parameters_name(tmp_pat
     with pytest.raises(TrainingError, match=r"step \d: loss .* of model\.\S+ is not finite"):
         train_alone(config)
     assert torch.is_grad_enabled()
+
+
+def refusal_on_rank(_: object, config: RunConfig) -> str:
+    with mock.patch.dict(sys.modules, {"wandb": None}), pytest.raises(UserError) as refused:
+        train_on_rank(_, config)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"run": {"dir": "/dev/null/run"}}, "run.dir=/dev/null/run cannot be made"),
+        ({"track": {"wandb": True}}, "track.wandb: true needs wandb"),
+    ],
+)
+def test_what_only_the_first_rank_can_see_is_refused_on_all(
+    ranks: RankPool, tmp_path: Path, sections: dict[str, Any], told: str
+) -> None:
+    for sentence in ranks.run(2, refusal_on_rank, run_of(tmp_path, layout={"dp": 2}, **sections)):
+        assert sentence.startswith(told)
