@@ -116,12 +116,13 @@ class RunConfig(Section):
     def _check_backend(self) -> None:
         """Refuse what the engine of ``zero.backend`` cannot do."""
         precisions = ("fp32", "fp64") if self.zero.backend == "fsdp2" else ("fp32",)
+        wraps = self.zero.backend == "fairscale" and self.recompute.mode == "full"
         check_backend(
             self.zero,
             self.layout,
             {
                 "tensor.sequence_parallel": (str(self.tensor.sequence_parallel).lower(), ("false",)),
-                "recompute.offload": (self.recompute.offload, ("none",)),
+                "recompute.offload": (self.recompute.offload, ("none", "cpu") if wraps else ("none",)),
                 "optimizer.name": (self.optimizer.name, ("adamw",)),
                 "train.precision": (self.train.precision, precisions),
                 "run.trace": (str(self.run.trace).lower(), ("false",)),

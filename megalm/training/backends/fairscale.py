@@ -18,6 +18,7 @@ from megalm.boxes import Box
 from megalm.extras import import_extra
 from megalm.mesh import Mesh
 from megalm.parameters import spec_of
+from megalm.recompute import RecomputeConfig
 from megalm.run_config import RunConfig
 from megalm.training.backends.fairscale_cpu import let_run_on_cpu
 from megalm.training.backends.foreign import (
@@ -45,9 +46,10 @@ class Fairscale(Foreign):
 
     averages = True
 
-    def recomputed(self, block: nn.Module) -> nn.Module:
-        """Return the block in fairscale's own wrapper."""
-        wrapped: nn.Module = _import("fairscale.nn.checkpoint").checkpoint_wrapper(block)
+    def recomputed(self, block: nn.Module, config: RecomputeConfig) -> nn.Module:
+        """Return the block in fairscale's own wrapper, which may keep the input on the host."""
+        wrap = _import("fairscale.nn.checkpoint").checkpoint_wrapper
+        wrapped: nn.Module = wrap(block, offload_to_cpu=config.offload == "cpu")
         return wrapped
 
 

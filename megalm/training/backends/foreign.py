@@ -24,6 +24,7 @@ from megalm.optim.optimizer import CLIP_EPS
 from megalm.parallel.data.stored import Stored
 from megalm.param_spec import ParamSpec
 from megalm.parameters import spec_of
+from megalm.recompute import RecomputeConfig
 from megalm.run_config import RunConfig
 from megalm.training import stored
 from megalm.training.backends.whole import Recomputed, Whole, check_fit
@@ -81,7 +82,10 @@ class Foreign(ABC):
         self.parameters = part.held.parameters()
         check_fit(self.parameters, config.zero.backend)
         self.whole = Whole(
-            [self.recomputed(block) if block in part.recomputed else block for block in part.held.blocks()]
+            [
+                self.recomputed(block, config.recompute) if block in part.recomputed else block
+                for block in part.held.blocks()
+            ]
         )
         self.clip_grad_norm = config.optimizer.clip_grad_norm
         self._updates = 0
@@ -89,7 +93,7 @@ class Foreign(ABC):
         self._owners = owners
         self._factor = mesh.data.size if self.averages else 1
 
-    def recomputed(self, block: nn.Module) -> nn.Module:
+    def recomputed(self, block: nn.Module, config: RecomputeConfig) -> nn.Module:
         """Return a block that keeps only its input between its forward and its backward."""
         return Recomputed(block)
 

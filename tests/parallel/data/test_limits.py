@@ -27,6 +27,7 @@ REFUSED: list[tuple[str, int, Layout, dict[str, Mapping[str, Any]], str]] = [
     ("deepspeed", 2, TWO, {"optimizer": {"name": "adamw8bit"}}, "set optimizer.name=adamw, or use zero.backend=native"),
     ("deepspeed", 2, TWO, {"run": {"trace": True}}, "set run.trace=false"),
     ("deepspeed", 3, TWO, {"recompute": {"offload": "cpu"}}, "set recompute.offload=none"),
+    ("fairscale", 3, TWO, {"recompute": {"mode": "selective", "offload": "cpu"}}, "set recompute.offload=none"),
     ("fsdp2", 3, TWO, {"zero": {"stage": 3, "backend": "fsdp2", "offload": "cpu"}}, "zero.offload=cpu"),
     ("fairscale", 3, TWO, {"zero": {"stage": 3, "backend": "fairscale", "offload": "cpu"}}, "or use native, or deeps"),
     ("deepspeed", 0, TWO, {"zero": {"stage": 0, "backend": "deepspeed", "offload": "cpu"}}, "zero.offload=cpu"),

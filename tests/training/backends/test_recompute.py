@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from megalm.layout import Layout
 from megalm.models.activations import MicroBatchSize, kept_by_block
@@ -72,3 +74,35 @@ def test_dropout_and_tensor_parallel_layers_are_the_same_again(
     config = run_config(TENSOR, backend, stage, model=DROPOUT, recompute={"mode": "full"})
     for ((seen, _),) in ranks.run(4, kept_after_training, [config]):
         check(seen, alone_dropping)
+
+
+class MovesToTheHost(TorchFunctionMode):
+    """Counts the tensors that are asked to be there; on a CPU they are there already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is Tensor.to and args[1:] == ("cpu",)
+        return func(*args, **(kwargs or {}))
+
+
+def trained_with_inputs_on_the_host(context: RankContext, config: RunConfig) -> tuple[Seen, int]:
+    """Return of a run its losses, and how many tensors a forward has moved to the host."""
+    state, feed = begin(config)
+    assert isinstance(state, Foreign)
+    seen = Seen()
+    go_on(state, feed, seen, STEPS)
+    batch = feed.training_step(STEPS)[0]
+    with MovesToTheHost() as moves:
+        state.infer(batch)
+    return seen, moves.count
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_fairscale_keeps_inputs_on_the_host(ranks: RankPool, alone: Seen, stage: int) -> None:
+    config = run_config(DATA, "fairscale", stage, recompute={"mode": "full", "offload": "cpu"})
+    for seen, moved in ranks.run(2, trained_with_inputs_on_the_host, config):
+        check(seen, alone)
+        assert moved == config.model.num_hidden_layers
