@@ -59,7 +59,7 @@ COMMUNICATION = (
 EXTRAS = ("deepspeed", "fairscale", "mpi4py", "wandb", "tensorboard", "torch.utils.tensorboard", "megatron")
 """Optional packages: imported where they are asked for, never when a module loads."""
 
-WHOLE = ("cuda", "transparency")
+WHOLE = ("cluster", "cuda", "transparency")
 """Folders of tests that are about all parts together."""
 
 CATCH_ALLS = ("utils", "util", "helpers", "helper", "misc", "common")

@@ -107,11 +107,32 @@ install_for_test() {
     fi
 }
 
+# The tests of launchers run on a real Slurm over hosts of their own; where these cannot be had, they are left out and say so.
+install_cluster_programs() {
+    local lacking=no program
+    for program in slurmctld slurmd sbatch munged ip; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || lacking=yes
+    done
+    if [ $lacking = yes ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "megalm set-up: Slurm, for the tests of launchers"
+        apt_install >>"$log" 2>&1 || { apt-get update >>"$log" 2>&1 && apt_install >>"$log" 2>&1; } ||
+            echo "megalm set-up: Slurm could not be installed, so tests/cluster leaves out what needs it; see $log."
+    fi
+}
+
+apt_install() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        slurmctld slurmd slurm-client munge iproute2
+}
+
 case $purpose in run | test) ;; *) refuse "'$purpose' is not known; say run or test." ;; esac
 check_machine
 make_environment
 forget_torn_packages
 install_torch
 install_for_run
-if [ "$purpose" = test ]; then install_for_test; fi
+if [ "$purpose" = test ]; then
+    install_for_test
+    install_cluster_programs
+fi
 echo "megalm is ready; to use it in this shell: source $venv/bin/activate"

@@ -32,6 +32,12 @@ class CheckpointConfig(Section):
         description="true copies the values and writes them while training goes on, which costs memory for this rank's "
         "share of the checkpoint; false stops training until it is written.",
     )
+    before_limit: int = Field(
+        120,
+        ge=0,
+        description="Save and end, with exit code 75, so many seconds before the time of the Slurm job is over; enough "
+        "for one step, one evaluation and one save.",
+    )
     load: str | None = Field(
         None,
         min_length=1,

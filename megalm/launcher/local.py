@@ -26,7 +26,7 @@ PATIENCE_S = 3.0
 SETTLE_S = 0.1
 """After a death: for a neighbour that died first but was noticed second."""
 MOST_RANKS_PER_CORE = 16
-HANDED_ON = (signal.SIGINT, signal.SIGTERM)
+HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LOOPBACK = "127.0.0.1"
 
 
@@ -54,7 +54,8 @@ def run_ranks(command: Sequence[str], num_ranks: int) -> int:
 def launch(command: Sequence[str], num_ranks: int) -> Outcome:
     """Run ``command`` once for each rank, placed by the environment as torchrun does, and return how they ended.
 
-    SIGINT and SIGTERM are handed to the ranks; a second one kills them. Call it from the main thread.
+    Signals are handed to the ranks: they may save before they end, however often they are asked to. A second Ctrl-C
+    kills them. Call it from the main thread.
 
     Args:
         command: the program of a rank; it calls ``parent.die_with``, and may tell its end by ``verdict.tell``.
@@ -197,8 +198,9 @@ class _Launch:
                 signal.signal(number, handler)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        impatient = number == signal.SIGINT and number in self.received
         self.received.append(number)
-        self._hand_on(number if len(self.received) == 1 else signal.SIGKILL)
+        self._hand_on(signal.SIGKILL if impatient else number)
 
     def _hand_on(self, number: int) -> None:
         for rank in self.ranks:

@@ -1,11 +1,15 @@
 """Where the ranks of an srun step meet."""
 
 import re
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime
 
 from megalm.errors import UserError
 
 FIRST_PORT = 20_000
 NUM_PORTS = 10_000
+SQUEUE_TIMEOUT_S = 20.0
 STEPS_OF_A_JOB = 7
 """Ports apart between the first steps of neighbouring jobs."""
 
@@ -20,6 +24,27 @@ def first_host(node_list: str) -> str:
     if match is None:
         raise UserError(f"the node list {node_list!r} is not understood; set MASTER_ADDR to the host of rank 0.")
     return match[1] + (match[2] or "") + (match[3] or "")
+
+
+def end_of_job(env: Mapping[str, str]) -> float | None:
+    """Return the Unix time at which Slurm ends the job that this process is a part of; ``None`` where it is not known.
+
+    Slurm 22.05 and older do not tell it by a variable, so squeue is asked; let one rank do that.
+
+    Args:
+        env: ``os.environ``.
+    """
+    told = env.get("SLURM_JOB_END_TIME", "")
+    if told.isdecimal() and int(told):
+        return float(told)
+    if "SLURM_JOB_ID" not in env:
+        return None
+    ask = ["squeue", "--noheader", f"--jobs={env['SLURM_JOB_ID']}", "--format=%e"]
+    try:
+        answer = subprocess.run(ask, env=env, capture_output=True, text=True, timeout=SQUEUE_TIMEOUT_S).stdout.split()
+        return datetime.fromisoformat(answer[0]).timestamp()
+    except (OSError, subprocess.TimeoutExpired, IndexError, ValueError):  # no such program, no answer, no limit
+        return None
 
 
 def port_of_step(job: int, step: int) -> int:

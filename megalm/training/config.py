@@ -39,6 +39,11 @@ class RunSection(Section):
         description="true records what each rank does when, one line a step in trace/, for the report's timeline and "
         "trace.json; costs some speed. A resume begins the record anew.",
     )
+    stop_signals: list[Literal["SIGTERM", "SIGUSR1", "SIGUSR2"]] = Field(
+        ["SIGTERM", "SIGUSR1"],
+        description="What asks the run to save after its current step and to end with exit code 75; the same command "
+        "then goes on. It is enough that one rank gets it. A signal left out ends the run at once.",
+    )
     max_restarts: int = Field(
         0, ge=0, description="How often a run that failed is started again from its last checkpoint; 0 never."
     )

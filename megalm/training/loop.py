@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +13,8 @@ from megalm.data.loader import TrainingData, ValidationData
 from megalm.launcher import device as devices
 from megalm.launcher import ranks
 from megalm.launcher.placement import Placement, from_environment
+from megalm.launcher.rank_process import PREEMPTED
+from megalm.launcher.slurm import end_of_job
 from megalm.ledger import Ledger
 from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
@@ -23,6 +25,7 @@ from megalm.training.feed import Feed, objective_of
 from megalm.training.memory_report import MemoryReport
 from megalm.training.resume import check_same_run, facts, local_pieces, owned_pieces, restore
 from megalm.training.step import StepReport, train_step
+from megalm.training.stop import Stop
 from megalm.training.story import Story
 from megalm.training.trace import traced
 
@@ -40,23 +43,34 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
     """
     placement = placement or from_environment(os.environ) or Placement.alone()
     choice = devices.choose(config.run.device, placement.local_world_size)
-    ranks.start(placement, choice.type, config.run.timeout, keep_large=config.zero_stage < 2)
-    try:
-        config.layout.check(placement.world_size)
-        mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout)
-        train_on(config, mesh, choice.message)
-    finally:
-        ranks.stop()
-    return 0
+    deadline = _deadline(config, os.environ) if placement.rank == 0 else None  # it is enough that one rank asks
+    with Stop(config.run.stop_signals, deadline) as stop:
+        ranks.start(placement, choice.type, config.run.timeout, keep_large=config.zero_stage < 2)
+        try:
+            config.layout.check(placement.world_size)
+            mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout)
+            return train_on(config, mesh, choice.message, stop)
+        finally:
+            ranks.stop()
 
 
-def train_on(config: RunConfig, mesh: Mesh, message: str) -> None:
+def _deadline(config: RunConfig, env: Mapping[str, str]) -> float | None:
+    """Return the Unix time at which a run saves because its job's time ends; ``None`` where no limit is known."""
+    end = end_of_job(env)
+    return None if end is None else end - config.checkpoint.before_limit
+
+
+def train_on(config: RunConfig, mesh: Mesh, message: str, stop: Stop | None = None) -> int:
     """Train on a mesh that is there already; every rank of it calls this.
 
     Args:
         config: the run.
         mesh: this rank's axes; its ledger keeps the account of the first step.
         message: one sentence that opens the log.
+        stop: hears what asks the run to end early; ``None`` hears nothing.
+
+    Returns:
+        0, or 75 when the run was asked to end before its last step: then it is saved.
 
     Raises:
         UserError: something that the user can mend.
@@ -68,7 +82,7 @@ def train_on(config: RunConfig, mesh: Mesh, message: str) -> None:
         story.say(message)
         for sentence in config.without_effect_on(mesh.device.type):
             story.say(sentence)
-        _Run(config, mesh, story).go()
+        return PREEMPTED if _Run(config, mesh, story, stop or Stop([])).go() else 0
     finally:
         story.end()
 
@@ -76,11 +90,13 @@ def train_on(config: RunConfig, mesh: Mesh, message: str) -> None:
 class _Run:
     """One rank's way through a run."""
 
-    def __init__(self, config: RunConfig, mesh: Mesh, story: Story) -> None:
+    def __init__(self, config: RunConfig, mesh: Mesh, story: Story, stop: Stop) -> None:
         self.config = config
         self.mesh = mesh
+        self.stop = stop
         self.last_step = min(config.train.steps, config.train.stop_after or config.train.steps)
         self.story = story
+        self._saved_step: int | None = None
         self.store = CheckpointStore(
             Path(config.run.dir) / "checkpoints",
             world=mesh.world,
@@ -89,14 +105,14 @@ class _Run:
             timeout_s=config.run.timeout,
         )
 
-    def go(self) -> None:
-        """Run to the last step, whatever was done before."""
+    def go(self) -> bool:
+        """Run to the last step, whatever was done before; return whether it was asked to end earlier, and did."""
         newest = self._newest()
         if newest is not None:
             check_same_run(self.config, newest)
             if newest.step >= self.last_step:
                 self.story.say(f"already complete: step {newest.step} of {self.last_step}")
-                return
+                return False
         settings = {
             "seq_length": self.config.train.seq_length,
             "global_batch_size": self.config.train.global_batch_size,
@@ -112,8 +128,9 @@ class _Run:
         run_dir = Path(self.config.run.dir) if self.config.run.trace else None
         engine = state.engine if isinstance(state, TrainingState) else None
         with traced(run_dir, self.mesh, engine) as end_of_step:
-            self._steps(state, feed, end_of_step)
+            preempted = self._steps(state, feed, end_of_step)
         self.store.wait()
+        return preempted
 
     def _newest(self) -> Checkpoint | None:
         resume = self.config.checkpoint.resume
@@ -125,6 +142,7 @@ class _Run:
         load, weights_only = self.config.checkpoint.load, self.config.checkpoint.weights_only
         if newest is not None:
             restore(state, newest)
+            self._saved_step = newest.step
             self.story.say(f"resumed from step {newest.step}")
         elif load is not None:
             given = open_checkpoint(Path(load), self.mesh.world)
@@ -136,12 +154,17 @@ class _Run:
                 restore(state, given)
             self.story.say(f"loaded {load}" + (" (weights only)" if weights_only else ""))
 
-    def _steps(self, state: Backend, feed: Feed, end_of_step: Callable[[int], None]) -> None:
+    def _steps(self, state: Backend, feed: Feed, end_of_step: Callable[[int], None]) -> bool:
+        """Make steps until the last one, or until the run is asked to end; return whether it was."""
         assert self.mesh.ledger is not None
         self.mesh.ledger.entries.clear()
         memory = MemoryReport(self.config, state)
         state.model.train()
         while state.step < self.last_step:
+            reason = self.stop.agreed(self.mesh.world)
+            if reason is not None:
+                self._preempt(state, reason)
+                return True
             started = time.perf_counter()
             with memory.first_step():
                 report = train_step(
@@ -156,7 +179,8 @@ class _Run:
                 self.story.communication(self.mesh.ledger)
                 self.story.memory(memory.rows())
             self.story.step(report, seconds, self._evaluated(state, report))
-            self._save(state)
+            self._save_when_due(state)
+        return False
 
     def _evaluated(self, state: Backend, report: StepReport) -> float | None:
         every = self.config.train.eval_every
@@ -164,14 +188,20 @@ class _Run:
             return None
         return evaluate(state, self.config, self.held_out)
 
-    def _save(self, state: Backend) -> None:
+    def _preempt(self, state: Backend, reason: str) -> None:
+        """Save what is not saved yet, and say why the run ends here."""
+        if state.step and state.step != self._saved_step:
+            self._save(state, asynchronous=False)
+        saved = f"saved after step {state.step} of {self.last_step}" if state.step else "nothing to save yet"
+        self.story.say(f"{reason}: {saved}; the same command goes on from there")
+
+    def _save_when_due(self, state: Backend) -> None:
         every, stop_after = self.config.checkpoint.every, self.config.train.stop_after
         last = state.step == self.last_step
         if (every and (state.step % every == 0 or last)) or (last and stop_after == state.step):
-            self.story.flush()
-            self.store.save(
-                state.step,
-                owned_pieces(state),
-                facts(state, self.config),
-                asynchronous=self.config.checkpoint.async_ and not last,
-            )
+            self._save(state, asynchronous=self.config.checkpoint.async_ and not last)
+
+    def _save(self, state: Backend, *, asynchronous: bool) -> None:
+        self.story.flush()
+        self.store.save(state.step, owned_pieces(state), facts(state, self.config), asynchronous=asynchronous)
+        self._saved_step = state.step
