@@ -10,7 +10,6 @@ ONLY: Mapping[str, Any] = {
     "layout.cp": 1,
     "layout.ep": 1,
     "run.max_restarts": 0,
-    "run.check_replicas": 0,
 }
 """Keys of which one value is built."""
 

@@ -126,6 +126,7 @@ class RunConfig(Section):
                 "optimizer.name": (self.optimizer.name, ("adamw",)),
                 "train.precision": (self.train.precision, precisions),
                 "run.trace": (str(self.run.trace).lower(), ("false",)),
+                "run.check_replicas": (str(self.run.check_replicas), ("0",)),
             },
         )
 

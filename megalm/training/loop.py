@@ -23,6 +23,7 @@ from megalm.training.build import TrainingState, build
 from megalm.training.evaluate import evaluate
 from megalm.training.feed import Feed, objective_of
 from megalm.training.memory_report import MemoryReport
+from megalm.training.replicas import Replicas
 from megalm.training.resume import check_same_run, facts, local_pieces, owned_pieces, restore
 from megalm.training.step import StepReport, train_step
 from megalm.training.stop import Stop
@@ -122,6 +123,8 @@ class _Run:
         source = TrainingData(self.config.data, **settings)
         self.held_out = ValidationData(self.config.data, **settings)
         state = build(self.config, self.mesh)
+        every = self.config.run.check_replicas
+        self.replicas = Replicas(state, self.config.shard_size) if every and isinstance(state, TrainingState) else None
         self._start_from(state, newest)
         self.story.begin(state, resumed=newest is not None)
         feed = Feed(self.config, self.mesh, source, objective_of(self.config))
@@ -178,6 +181,8 @@ class _Run:
                 self.mesh.ledger.close()
                 self.story.communication(self.mesh.ledger)
                 self.story.memory(memory.rows())
+            if self.replicas is not None and report.step % self.config.run.check_replicas == 0:
+                self.replicas.check(report.step)
             self.story.step(report, seconds, self._evaluated(state, report))
             self._save_when_due(state)
         return False

@@ -26,6 +26,7 @@ REFUSED: list[tuple[str, int, Layout, dict[str, Mapping[str, Any]], str]] = [
     ("fsdp2", 3, TWO, {"optimizer": {"name": "examples.own_optimizer:Lion"}}, "set optimizer.name=adamw"),
     ("deepspeed", 2, TWO, {"optimizer": {"name": "adamw8bit"}}, "set optimizer.name=adamw, or use zero.backend=native"),
     ("deepspeed", 2, TWO, {"run": {"trace": True}}, "set run.trace=false"),
+    ("deepspeed", 2, TWO, {"run": {"check_replicas": 5}}, "set run.check_replicas=0"),
     ("deepspeed", 3, TWO, {"recompute": {"offload": "cpu"}}, "set recompute.offload=none"),
     ("fairscale", 3, TWO, {"recompute": {"mode": "selective", "offload": "cpu"}}, "set recompute.offload=none"),
     ("fsdp2", 3, TWO, {"zero": {"stage": 3, "backend": "fsdp2", "offload": "cpu"}}, "zero.offload=cpu"),
