@@ -55,7 +55,9 @@ def needs(action: Action, program: Program) -> Iterator[Action]:
 
 def makes_output(stage: int, microbatch: int | None, program: Program) -> Action:
     """Return the action that completes what a stage gives: the whole forward or its last block."""
-    return Action(stage, Kind.FORWARD, microbatch, program.last_blocks.get(stage))
+    whole = Action(stage, Kind.FORWARD, microbatch)
+    last = whole._replace(block=program.last_blocks.get(stage))
+    return last if last in program.words else whole
 
 
 def makes_input_gradient(stage: int, microbatch: int | None, program: Program) -> Action:

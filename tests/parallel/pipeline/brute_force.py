@@ -64,6 +64,8 @@ class Machine:
         own, seen = self.values[rank], self.seen[rank]
         if kind in ("B", "I", "W") and block is not None and block < self.top[stage, kind, number]:
             return (kind, stage, number, block + 1) in own
+        if kind == "F" and block:
+            return (kind, stage, number, block - 1) in own
         match kind:
             case "F":
                 return stage == 0 or ("output", stage - 1, number, None) in seen
@@ -93,7 +95,8 @@ class Machine:
         if kind.startswith("RECV"):
             self.links[self.home[self.other(stage, kind)], rank].popleft()
         self.values[rank].add((kind, stage, number, block))
-        if kind in ("F", "RECV_F", "RECV_B") or (kind in ("B", "I") and block in FIRST):
+        last = kind == "F" and (block or 0) == self.top[stage, kind, number]
+        if kind in ("RECV_F", "RECV_B") or last or (kind in ("B", "I") and block in FIRST):
             self.values[rank].add(made)
             self.seen[rank].add(made)
 
@@ -127,7 +130,10 @@ def is_one_training_step(ranks: Sequence[Sequence[str]]) -> bool:
     cut = {key: found for key, found in blocks.items() if found != {None}}
     sizes = {stage: {len(found) for key, found in cut.items() if key[0] == stage} for stage in stages}
     return (
-        all(found == set(range(len(found))) and key[1] in ("B", "I", "W", "REDUCE_GRAD") for key, found in cut.items())
+        all(
+            found == set(range(len(found))) and key[1] in ("F", "B", "I", "W", "REDUCE_GRAD")
+            for key, found in cut.items()
+        )
         and all(len(found) <= 1 for found in sizes.values())
         and len({(stage, "REDUCE_GRAD", -1) in blocks for stage in stages}) <= 1
         and all(
