@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 Word = tuple[int, str, int, int | None]
 Value = tuple[str, int, int, int | None]
 SPLIT = re.compile(r"(\d+)([A-Z_]+)(\d+)?(?:/(\d+))?")
+CUTTABLE = ("F", "B", "I", "W", "REDUCE_GRAD")
 FIRST = (None, 0)
 """The block after which a backward is whole."""
 
