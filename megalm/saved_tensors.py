@@ -1,4 +1,7 @@
-"""Hooks of saved tensors within one another: torch asks the innermost only, which hands on to those around it here."""
+"""Hooks of saved tensors within one another: torch asks the innermost only, which hands on to those around it here.
+
+And what names a storage, which several saved tensors may share.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,3 +39,9 @@ class Around:
     def keep(self, tensor: Tensor) -> KeptTensor:
         """Keep a tensor."""
         return KeptTensor(self.pack(tensor), self.unpack)
+
+
+def storage_id(tensor: Tensor) -> int:
+    """Return what names a tensor's storage as long as it lives, also one whose memory comes and goes."""
+    found: int = tensor.untyped_storage()._cdata
+    return found

@@ -1,4 +1,4 @@
-"""Where the ranks of an srun step meet."""
+"""What Slurm says of an srun step: where its ranks meet, and when the job ends."""
 
 import re
 import subprocess

@@ -13,7 +13,7 @@ from megalm.optim.layer_update import LayerUpdate
 from megalm.optim.quantized_state import QuantizedState
 from megalm.optim.quantized_update import QuantizedUpdate
 from megalm.optim.rule import LayerRule, QuantizedRule, UpdateRule
-from megalm.optim.state import FlatState
+from megalm.optim.state import FlatState, State
 from megalm.optim.updates import OffloadedUpdates, Update, Updates, with_gradients_on
 from megalm.parallel.data.bucket import Bucket
 
@@ -96,7 +96,7 @@ def _state_and_updates(
     rates: Sequence[float],
     holders: Sequence[Axis],
     positions: Mapping[str, int],
-) -> tuple[Sequence[FlatState | QuantizedState], Sequence[Update]]:
+) -> tuple[Sequence[State], Sequence[Update]]:
     """Return the state of each bucket, and the updates of all, as the rule's type asks."""
     if isinstance(rule, QuantizedRule):
         quantized = [QuantizedState(rule, bucket, positions) for bucket in buckets]

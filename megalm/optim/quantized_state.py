@@ -9,6 +9,7 @@ from torch import Tensor
 from megalm.boxes import Box, boxes
 from megalm.optim.blocks import BLOCK_SIZE, BlockGrid, Place, StateSizes, block_spec
 from megalm.optim.rule import QuantizedRule
+from megalm.optim.state import State
 from megalm.parallel.data.bucket import Bucket, Slot
 from megalm.parallel.data.stored import Stored
 
@@ -94,7 +95,7 @@ class Tile:
         return self.rows, self.width, self.first % BLOCK_SIZE
 
 
-class QuantizedState(Mapping[str, Tensor]):
+class QuantizedState(State):
     """Three flat tensors for each name of the rule: ``NAME_codes``, ``NAME_absmax``, and ``NAME`` of vectors.
 
     All are zero at first. A block of which this rank owns a part has its absmax here; other owners have it too.
@@ -107,7 +108,6 @@ class QuantizedState(Mapping[str, Tensor]):
 
     def __init__(self, rule: QuantizedRule, bucket: Bucket, positions: Mapping[str, int]) -> None:
         """See the class."""
-        self.bucket = bucket
         self.matrices: list[Matrix] = []
         self.vectors: list[Vector] = []
         self._names = rule.state_names
@@ -125,21 +125,12 @@ class QuantizedState(Mapping[str, Tensor]):
                 wide = slice(sizes.wide, sizes.wide + more.wide)
                 self.vectors.append(Vector(slot, start, stop, span, wide))
             sizes += more
-        values = bucket.owned_values
-        self._tensors = {}
+        values, tensors = bucket.owned_values, {}
         for name in rule.state_names:
-            self._tensors[name] = values.new_zeros(sizes.wide)
-            self._tensors[f"{name}_codes"] = values.new_zeros(sizes.codes, dtype=torch.uint8)
-            self._tensors[f"{name}_absmax"] = values.new_zeros(sizes.absmax, dtype=torch.float32)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+            tensors[name] = values.new_zeros(sizes.wide)
+            tensors[f"{name}_codes"] = values.new_zeros(sizes.codes, dtype=torch.uint8)
+            tensors[f"{name}_absmax"] = values.new_zeros(sizes.absmax, dtype=torch.float32)
+        super().__init__(bucket, tensors)
 
     def tiles(self) -> Iterator[Tile]:
         """Yield what this rank owns of matrices, in tiles of at most ``PIECE`` elements or of one row."""
@@ -169,7 +160,7 @@ class QuantizedState(Mapping[str, Tensor]):
         )
 
     def stored(self, prefix: str) -> Iterator[Stored]:
-        """Yield what a checkpoint holds of it, under ``prefix``, its name and the parameter's.
+        """See ``State``.
 
         Of a block that several ranks of a shard have, the one that owns its first element stores the number.
         """

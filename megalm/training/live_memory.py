@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from megalm.parallel.pipeline.action import COMPUTE, Action, Kind
+from megalm.saved_tensors import storage_id
 from megalm.training.build import TrainingState
 
 
@@ -33,7 +34,7 @@ class LiveMemory:
         """See the class."""
         self.activations = self.host_activations = self.gathered = self.under_way = 0
         self.state = state
-        self._ignored = {_place(tensor) for tensor in (*state.held.parameters(), *state.held.buffers())}
+        self._ignored = {storage_id(tensor) for tensor in (*state.held.parameters(), *state.held.buffers())}
         self._saved: dict[int, _Saved] = {}
 
     @contextmanager
@@ -74,7 +75,7 @@ class LiveMemory:
     def _kept(self) -> int:
         found = {place: saved.num_bytes for place, saved in self._saved.items()}
         for stage in self.state.engine.stages.values():
-            found.update((_place(tensor), tensor.untyped_storage().nbytes()) for tensor in stage.holds())
+            found.update((storage_id(tensor), tensor.untyped_storage().nbytes()) for tensor in stage.holds())
         return sum(size for place, size in found.items() if place not in self._ignored)
 
 
@@ -89,7 +90,7 @@ class _Held:
     """One tensor that autograd has saved, until it lets it go."""
 
     def __init__(self, tensor: Tensor, saved: dict[int, _Saved]) -> None:
-        self.tensor, self._saved, self._place = tensor, saved, _place(tensor)
+        self.tensor, self._saved, self._place = tensor, saved, storage_id(tensor)
         entry = saved.setdefault(self._place, _Saved(tensor.untyped_storage().nbytes()))
         entry.times += 1
 
@@ -98,9 +99,3 @@ class _Held:
         entry.times -= 1
         if not entry.times:
             del self._saved[self._place]
-
-
-def _place(tensor: Tensor) -> int:
-    """Return what names a storage while it lives, also one whose memory comes and goes."""
-    place: int = tensor.untyped_storage()._cdata
-    return place

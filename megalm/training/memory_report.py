@@ -103,4 +103,4 @@ def _stored(state: Backend) -> Iterator[tuple[str, Tensor]]:
 
 
 def _elements(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)

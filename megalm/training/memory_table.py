@@ -29,9 +29,14 @@ def name_of(quantity: str) -> str:
     return NAMES.get(quantity, quantity)
 
 
+def total(sizes: Mapping[str, int | None]) -> int:
+    """Return the bytes of all quantities that are known."""
+    return sum(size or 0 for size in sizes.values())
+
+
 def measured_total(row: Row) -> int:
     """Return the bytes that a rank was seen to hold, in all."""
-    return sum(size or 0 for size in row["measured"].values())
+    return total(row["measured"])
 
 
 def shown(rows: Sequence[Row]) -> list[Row]:

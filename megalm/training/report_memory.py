@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from megalm.training.memory_table import Row, cells, measured_total, name_of, notes, quantities, shown, surprises
+from megalm.training.memory_table import Row, cells, measured_total, name_of, notes, quantities, shown, surprises, total
 from megalm.training.report_markup import Node, node, table
 from megalm.training.report_scale import size_text
 
@@ -37,7 +37,7 @@ def memory_section(path: Path) -> list[Node]:
 
 def _picture(rows: Sequence[Row]) -> Node:
     columns = quantities(rows)
-    scale = max(1, *(max(measured_total(row), _total(row["planned"])) for row in rows)) / (WIDTH - LABEL)
+    scale = max(1, *(max(measured_total(row), total(row["planned"])) for row in rows)) / (WIDTH - LABEL)
     drawn: list[Node] = []
     top = 0
     for row in shown(rows):
@@ -63,7 +63,3 @@ def _bar(sizes: Mapping[str, int | None], columns: Sequence[str], top: int, scal
             )
             left += size / scale
     return parts
-
-
-def _total(sizes: Mapping[str, int | None]) -> int:
-    return sum(size or 0 for size in sizes.values())

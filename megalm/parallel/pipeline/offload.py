@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from megalm.host import Host, Transfer
-from megalm.saved_tensors import Around, KeptTensor
+from megalm.saved_tensors import Around, KeptTensor, storage_id
 
 
 class Packed(Protocol):
@@ -75,7 +75,7 @@ class Offload:
         """See the class."""
         self._host, self._device = host, device
         self._blocks = frozenset(blocks)
-        self._stay = frozenset(_id_of(tensor) for tensor in stay)
+        self._stay = frozenset(storage_id(tensor) for tensor in stay)
         self._leaving: _Offloaded | None = None
 
     def saved(self, block: nn.Module) -> Saved:
@@ -89,7 +89,7 @@ class Offload:
             and tensor.layout is torch.strided
             and not (tensor.is_conj() or tensor.is_neg())
             and tensor.untyped_storage().nbytes() >= self._host.smallest
-            and _id_of(tensor) not in self._stay
+            and storage_id(tensor) not in self._stay
         )
 
     def leaves(self, saved: "_Offloaded") -> None:
@@ -130,9 +130,9 @@ class _Offloaded(Saved):
         here = self._stays(tensor)
         if not self._offload.moves(tensor):
             return here
-        storage = self._storages.get(_id_of(tensor))
+        storage = self._storages.get(storage_id(tensor))
         if storage is None:
-            storage = self._storages[_id_of(tensor)] = _Storage(tensor, self._around)
+            storage = self._storages[storage_id(tensor)] = _Storage(tensor, self._around)
         storage.saved.append(here)
         return _View(storage, tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
 
@@ -233,9 +233,3 @@ class _View:
         flat = self.storage.on_device
         whole = torch.empty(0, dtype=self.dtype, device=flat.device)
         return whole.set_(flat.untyped_storage(), self.offset, self.shape, self.stride)
-
-
-def _id_of(tensor: Tensor) -> int:
-    """Return what names a storage as long as it lives, whatever memory it has."""
-    found: int = tensor.untyped_storage()._cdata
-    return found
