@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.gpu.sides import Side
 from benchmarks.throughput.measure import Step
-from benchmarks.throughput.plain_torch import PlainGPT
+from benchmarks.throughput.plain_torch import PlainGPT, learn
 from benchmarks.throughput.workload import Workload
 
 
@@ -22,10 +21,7 @@ def build_step(side: Side, workload: Workload) -> Step:
         inputs, targets = (tokens.cuda() for tokens in workload.batch(index))
         with torch.autocast("cuda", torch.bfloat16):
             loss = forward(inputs, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), workload.clip_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        learn(loss, model, optimizer, workload)
         return float(loss)
 
     return step

@@ -70,13 +70,22 @@ def build_step(workload: Workload, data_parallel: bool) -> tuple[Step, int]:
     def step(index: int) -> float:
         inputs, targets = workload.batch(index, rank, world_size)
         loss = model(inputs, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), workload.clip_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        total = loss.detach()
-        if data_parallel:
-            dist.all_reduce(total)
-        return float(total) / world_size
+        learn(loss, model, optimizer, workload)
+        return over_ranks(loss) if data_parallel else loss.item()
 
     return step, sum(parameter.numel() for parameter in plain.parameters())
+
+
+def learn(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, workload: Workload) -> None:
+    """Backward, clipping and update, as every side in plain PyTorch does them."""
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), workload.clip_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def over_ranks(loss: Tensor) -> float:
+    """Return the mean of the ranks' losses."""
+    total = loss.detach()
+    dist.all_reduce(total)
+    return float(total) / dist.get_world_size()

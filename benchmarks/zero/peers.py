@@ -9,7 +9,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.throughput.measure import Step
-from benchmarks.throughput.plain_torch import PlainGPT
+from benchmarks.throughput.plain_torch import PlainGPT, learn, over_ranks
 from benchmarks.throughput.workload import Workload
 from benchmarks.zero.claims import Engine
 
@@ -21,12 +21,6 @@ def build_step(engine: Engine, workload: Workload) -> tuple[Step, int]:
     count = sum(parameter.numel() for parameter in plain.parameters())
     step = {"deepspeed": _deepspeed, "fsdp2": _fsdp2, "zero-redundancy": _zero_redundancy}[engine.name]
     return step(plain, workload, engine.stage), count
-
-
-def _global_loss(loss: Tensor) -> float:
-    total = loss.detach().clone()
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()
 
 
 def _deepspeed(plain: PlainGPT, workload: Workload, stage: int) -> Step:
@@ -49,7 +43,7 @@ def _deepspeed(plain: PlainGPT, workload: Workload, stage: int) -> Step:
         loss = engine(*workload.batch(index, dist.get_rank(), dist.get_world_size()))
         engine.backward(loss)
         engine.step()
-        return _global_loss(loss)
+        return over_ranks(loss)
 
     return step
 
@@ -73,10 +67,7 @@ def _zero_redundancy(plain: PlainGPT, workload: Workload, _: int) -> Step:
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, workload: Workload) -> Step:
     def step(index: int) -> float:
         loss: Tensor = model(*workload.batch(index, dist.get_rank(), dist.get_world_size()))
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), workload.clip_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        return _global_loss(loss)
+        learn(loss, model, optimizer, workload)
+        return over_ranks(loss)
 
     return step
