@@ -11,16 +11,13 @@ from megalm.optim.lamb import Lamb
 from megalm.optim.optimizer import Optimizer
 from megalm.parallel.data.bucket import make_bucket
 from megalm.param_spec import Init, ParamSpec
+from tests.optim.drawn import draws
 from tests.optim.plain_lamb import plain_lamb
 from tests.parallel.sums import sum_of
 
 CPU = torch.device("cpu")
 SHAPES = ((40, 30), (30,), (3, 5, 7), (7, 9), (1, 1), (2, 6), (50,))
 CONFIG = OptimizerConfig(betas=[0.8, 0.95], eps=1e-6, weight_decay=0.3)
-
-
-def draws(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def first_values() -> list[Tensor]:

@@ -14,15 +14,12 @@ from megalm.optim.optimizer import Optimizer
 from megalm.parallel.data.bucket import make_bucket
 from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parameters import new_parameter
+from tests.optim.drawn import draws, put_parts
 from tests.optim.plain_lamb import plain_lamb
 from tests.parallel.sums import sum_of
 from tests.ranks import RankContext, RankPool
 
 STEPS = 3
-
-
-def draws(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def specs(parts: int) -> list[ParamSpec]:
@@ -51,7 +48,7 @@ def updated(
     shard, _ = mesh.shards(layout.dp if zero_stage else 1)
     parameters = [new_parameter(spec, positions) for spec in specs(layout.tp)]
     places = [[part.start for part in spec.local_slices(positions)] for spec in specs(layout.tp)]
-    at = {spec.name: (n, place) for n, (spec, place) in enumerate(zip(specs(layout.tp), places, strict=True))}
+    at = {spec.name: place for spec, place in zip(specs(layout.tp), places, strict=True)}
     buckets = [
         make_bucket(part, mesh.device, dtype, shard=shard, zero_stage=zero_stage if shard.size > 1 else 0)
         for part in (parameters[:4], [], parameters[4:])
@@ -69,20 +66,15 @@ def updated(
     layer_update.PIECE = before
     found = []
     for step in range(STEPS + 1):
+        whole = {spec.name: draws(100 * step + n, *spec.shape) for n, spec in enumerate(specs(layout.tp))}
         for bucket in buckets:
-            for owned in bucket.owned():
-                n, place = at[owned.slot.spec.name]
-                here = tuple(
-                    slice(offset, offset + size)
-                    for offset, size in zip(owned.box.moved(place), owned.box.sizes, strict=True)
-                )
-                into = owned.view(bucket.owned_gradients if step else bucket.owned_values)
-                into.copy_(draws(100 * step + n, *owned.slot.spec.shape)[here])
+            into = bucket.owned_gradients if step else bucket.owned_values
+            put_parts(bucket, into, whole, positions)
         if step:
             optimizer.step(0.1 * step)
     for bucket in buckets:
         for owned in bucket.owned():
-            _, place = at[owned.slot.spec.name]
+            place = at[owned.slot.spec.name]
             found.append((owned.slot.spec.name, owned.box.moved(place), owned.view(bucket.owned_values).clone()))
     return found, ledger.entries
 

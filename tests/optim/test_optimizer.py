@@ -16,15 +16,12 @@ from megalm.optim.optimizer import Optimizer
 from megalm.parallel.data.bucket import Bucket, make_bucket
 from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parameters import new_parameter
+from tests.optim.drawn import draws
 from tests.parallel.sums import sum_of
 from tests.ranks import RankContext, RankPool
 
 CPU = torch.device("cpu")
 SHAPES = ((4, 3), (3,), (2, 5), (7,), (1, 1))
-
-
-def draws(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def plain_parameters() -> list[nn.Parameter]:

@@ -22,6 +22,7 @@ from megalm.parallel.data.bucket import make_bucket
 from megalm.parallel.data.stored import of_bucket
 from megalm.param_spec import Init, ParamSpec, Split, even_ranges
 from megalm.parameters import new_parameter
+from tests.optim.drawn import put_parts
 from tests.optim.plain_adamw8bit import Plain, plain_adamw8bit
 from tests.optim.test_dynamic_map import numbers_of
 from tests.ranks import RankContext, RankPool
@@ -84,7 +85,6 @@ def updated(
         mesh = Mesh.build(layout, ledger=ledger)
         positions = {"tp": mesh.tp.rank}
         shard, _ = mesh.shards(layout.dp if zero_stage else 1)
-        numbers = {spec.name: n for n, spec in enumerate(specs(layout.tp))}
         parameters = [new_parameter(spec, positions) for spec in specs(layout.tp)]
         buckets = [
             make_bucket(part, mesh.device, dtype, shard=shard, zero_stage=zero_stage if shard.size > 1 else 0)
@@ -99,13 +99,10 @@ def updated(
             clip_grad_norm=0.0,
         )
         for step in range(STEPS + 1):
+            whole = {spec.name: draws(100 * step + n, *spec.shape) for n, spec in enumerate(specs(layout.tp))}
             for bucket in buckets:
-                for owned in bucket.owned():
-                    spec = owned.slot.spec
-                    starts = owned.box.moved([part.start for part in spec.local_slices(positions)])
-                    here = tuple(slice(a, a + size) for a, size in zip(starts, owned.box.sizes, strict=True))
-                    into = owned.view(bucket.owned_gradients if step else bucket.owned_values)
-                    into.copy_(draws(100 * step + numbers[spec.name], *spec.shape)[here])
+                into = bucket.owned_gradients if step else bucket.owned_values
+                put_parts(bucket, into, whole, positions)
             if step:
                 optimizer.step(0.1 * step)
         kept = [
