@@ -20,7 +20,6 @@ NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 VERBS = (
     "dry-run",
-    "launch",
     "status",
     "stop",
     "logs",

@@ -10,19 +10,14 @@ from typing import Annotated
 import typer
 
 from megalm import __version__
-from megalm.cli import data
+from megalm.cli import data, launch
+from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.cli.reference import run_file_reference
 from megalm.errors import UserError, suggestion
 from megalm.launcher.local import run_ranks
 from megalm.launcher.placement import Placement, from_environment
 from megalm.not_built import VERBS
 from megalm.run_config import RunConfig
-
-RunFile = Annotated[str, typer.Argument(metavar="RUN.yaml", help="The run file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[key.sub=value]...", help="Values that replace those of the file.", show_default=False),
-]
 
 app = typer.Typer(
     name="megalm",
@@ -33,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data")
+app.add_typer(launch.app, name="launch")
 
 
 @app.callback(invoke_without_command=True)
@@ -55,7 +51,7 @@ def train(run_file: RunFile, overrides: Overrides = None) -> int:
     Starts the processes of the layout here, or takes its place under torchrun, srun or mpirun.
     """
     placement = from_environment(os.environ)
-    config = _load(run_file, overrides, placement)
+    config = load(run_file, overrides, placement)
     world_size = config.layout.world_size
     if placement is None and world_size > 1:
         return run_ranks([sys.executable, "-m", "megalm", "train", run_file, *(overrides or ())], world_size)
@@ -82,7 +78,7 @@ def verify(
         raise UserError("--scale must be above 0, not 0.")
     if from_environment(os.environ) is not None:
         raise UserError("megalm verify starts its own ranks on this machine; run it without torchrun, srun or mpirun.")
-    config = _load(run_file, overrides, None)
+    config = load(run_file, overrides, None)
     from megalm.verify.command import run as verify_here
 
     return verify_here(config, steps, scale, "fp32" if fp32 else "bf16" if bf16 else "fp64")
@@ -103,7 +99,7 @@ def plan(
         raise UserError("megalm plan only draws schedules so far; add --show-schedule.")
     from megalm.cli.plan import show
 
-    return show(_load(run_file, overrides, None), width, svg)
+    return show(load(run_file, overrides, None), width, svg)
 
 
 @app.command(hidden=True)
@@ -197,18 +193,3 @@ def _usage_sentence(message: str, verb: str | None) -> str:
     if "\n" in message:  # a whole help page is typer's answer to a verb without its second word
         return f"megalm {verb} needs one more word; see megalm {verb} --help."
     return message if message.endswith("?") else f"{message.rstrip('.')}; see megalm {verb or ''} --help."
-
-
-def _load(run_file: str, overrides: Sequence[str] | None, placement: Placement | None) -> RunConfig:
-    """Return the run that this process is a part of; all ranks refuse a bad one, and rank 0 says why."""
-    try:
-        config = RunConfig.load(run_file, overrides or ())
-        if placement is not None:
-            config.layout.check(placement.world_size)
-    except UserError as error:
-        if placement is not None and placement.rank:
-            raise typer.Exit(2) from error
-        raise
-    for sentence in config.without_effect() if placement is None or placement.rank == 0 else ():
-        print(f"megalm: {sentence}", file=sys.stderr)
-    return config

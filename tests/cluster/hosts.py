@@ -4,6 +4,7 @@ A host is a shell that is process 1 of its own namespaces; whoever runs a comman
 Linux with iproute2.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from types import TracebackType
 from typing import Any
 
 SWITCH, BRIDGE = "megalm-switch", "br0"
+LOCK = Path("/run/lock/megalm-hosts")
+"""Held as long as hosts are up: their names, and Slurm's folders, are there once on a machine."""
 INIT = """
 hostname {name}
 mount --bind {hosts} /etc/hosts
@@ -134,7 +137,9 @@ class Hosts:
         return self._hosts[name]
 
     def __enter__(self) -> "Hosts":
-        """Boot all."""
+        """Boot all; hosts of another process are waited for."""
+        self._lock = LOCK.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._folder = tempfile.TemporaryDirectory(prefix="megalm-hosts-")
         table = Path(self._folder.name) / "hosts"
         lines = ["127.0.0.1 localhost", *(f"10.77.0.{10 + n} {name}" for n, name in enumerate(self._names))]
@@ -161,6 +166,7 @@ class Hosts:
                 host.power_off()
         self._clean()
         self._folder.cleanup()
+        self._lock.close()
 
     def _clean(self) -> None:
         """Take away the networks, also those that a killed run has left behind."""

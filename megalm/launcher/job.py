@@ -1,0 +1,51 @@
+"""What was launched for a run: the small file by which its status is asked and by which it is stopped."""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from megalm.errors import UserError
+
+FILE = "job.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The newest launch of a run, in ``RUN_DIR/job.json``.
+
+    Args:
+        launcher: ``local``, ``torchrun``, ``slurm``, ``mpi`` or ``ssh``.
+        id: Slurm's job id; else the process id of the launcher, which hands signals on to the ranks.
+        host: where that process runs, or where the job was submitted.
+        log: the file that has what the ranks print, or ``None`` where that is a terminal's.
+    """
+
+    launcher: str
+    id: str
+    host: str
+    log: str | None = None
+
+    def write(self, run_dir: Path) -> None:
+        """Replace the file whole.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        path = run_dir / FILE
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps(asdict(self)) + "\n")
+            new.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written ({error.strerror}); mend that or choose another run.dir."
+            ) from error
+
+    @staticmethod
+    def read(run_dir: Path) -> "Job | None":
+        """Return what was launched last, or ``None`` where nothing was."""
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+            return Job(**json.loads((run_dir / FILE).read_text()))
+        return None
