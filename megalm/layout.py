@@ -53,8 +53,8 @@ class Layout(Section):
         if self.world_size != world_size:
             product = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, self.sizes, strict=True))
             raise UserError(
-                f"layout {product} needs {self.world_size} ranks, but {world_size} are running; change the layout or "
-                "the number of processes."
+                f"layout {product} needs {self.world_size} ranks, but there are {world_size}; change the layout or the "
+                "number of processes."
             )
 
     def coordinates(self, rank: int) -> Coordinates:

@@ -143,8 +143,9 @@ class RunConfig(Section):
     def without_effect(self) -> list[str]:
         """Return one sentence for each setting that this run does not use, to be shown as a warning."""
         found = [*self.optimizer.without_effect(), *self.lr_schedule.without_effect(), *self.recompute.without_effect()]
-        if self.tensor.sequence_parallel and self.layout.tp == 1:
-            found.append("tensor.sequence_parallel=true has no effect: layout.tp is 1.")
+        if self.layout.tp == 1:
+            tensor = {"sequence_parallel": self.tensor.sequence_parallel, "across_nodes": self.tensor.across_nodes}
+            found += [f"tensor.{key}=true has no effect: layout.tp is 1." for key, value in tensor.items() if value]
         if self.zero.stage and not self.zero_stage:
             why = "zero.shard_size is 1" if self.layout.dp * self.layout.cp > 1 else "layout.dp is 1"
             found.append(f"zero.stage={self.zero.stage} has no effect: {why}.")

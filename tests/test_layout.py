@@ -75,7 +75,7 @@ def test_experts_do_not_multiply_the_world() -> None:
 @pytest.mark.parametrize(
     ("layout", "world_size", "message"),
     [
-        (Layout(dp=2, tp=2), 3, "layout pp=1 x dp=2 x cp=1 x tp=2 needs 4 ranks, but 3 are running; change"),
+        (Layout(dp=2, tp=2), 3, "layout pp=1 x dp=2 x cp=1 x tp=2 needs 4 ranks, but there are 3; change"),
         (Layout(dp=3, cp=2, ep=4), 6, "layout.ep=4 does not divide dp x cp = 3 x 2 = 6, out of which"),
         (Layout(tp=2, ep=2), 2, "layout.ep=2 does not divide dp x cp = 1 x 1 = 1"),
     ],

@@ -142,7 +142,7 @@ def test_an_override_does_not_write_through_an_anchor(tmp_path: Path) -> None:
         ("lr=1e-3", "unknown key lr; did you mean optimizer.lr?"),
         ("train.lr=1e-3", "unknown key train.lr; did you mean optimizer.lr?"),
         ("data.train.0.pth=x", "unknown key data.train.0.pth; did you mean data.train.0.path?"),
-        ("tensor.zzz=1", "unknown key tensor.zzz; tensor has the keys sequence_parallel."),
+        ("tensor.zzz=1", "unknown key tensor.zzz; tensor has the keys sequence_parallel, across_nodes."),
         ("layout.tp=two", 'layout.tp must be a whole number, not "two".'),
         ("layout.tp=2.0", "layout.tp must be a whole number, not 2.0."),
         ("layout.tp=true", "layout.tp must be a whole number, not true."),

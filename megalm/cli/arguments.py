@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from megalm.errors import UserError
+from megalm.launcher.nodes import check_own_node
 from megalm.launcher.placement import Placement
 from megalm.run_config import RunConfig
 
@@ -23,6 +24,7 @@ def load(run_file: str, overrides: Sequence[str] | None, placement: Placement | 
         config = RunConfig.load(run_file, overrides or ())
         if placement is not None:
             config.layout.check(placement.world_size)
+            check_own_node(config.layout, placement, config.tensor.across_nodes)
     except UserError as error:
         if placement is not None and placement.rank:
             raise typer.Exit(2) from error
