@@ -5,38 +5,12 @@ import io
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from torch.distributed.checkpoint.filesystem import FileSystem
 
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The size of a file in bytes and its SHA-256 in hexadecimal, as ``sha256sum`` prints it.
-
-    SHA-256 is the fastest of the standard library's cryptographic hashes on CPUs with instructions for it.
-    """
-
-    size: int
-    sha256: str
-
-
-def fingerprint(path: Path) -> Fingerprint:
-    """Read a file and return what it is now."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Fingerprint(file.tell(), digest)
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in ``folder`` are on the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+from megalm.checkpoint.manifest import Fingerprint
 
 
 class FingerprintedStream(io.RawIOBase):

@@ -11,12 +11,12 @@
 So at every moment the newest marked ``step-`` or ``replaced-`` folder is a whole checkpoint.
 """
 
+import os
 import re
 import secrets
 import shutil
 from pathlib import Path
 
-from megalm.checkpoint.disk import sync_folder
 from megalm.checkpoint.manifest import MARK, is_marked
 
 UNMARKED = f"{MARK}.new"
@@ -29,6 +29,15 @@ _LEFTOVER = re.compile(r"(saving|deleting)-\d{8,}-[0-9a-f]+")
 def step_of(folder: Path) -> int:
     """Return the step that a folder is named after."""
     return int(folder.name.split("-")[1])
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in ``folder`` are on the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class Folders:

@@ -13,9 +13,9 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 
-from megalm.checkpoint.disk import DurableFiles, Fingerprint
+from megalm.checkpoint.disk import DurableFiles
 from megalm.checkpoint.folders import UNMARKED, Folders
-from megalm.checkpoint.manifest import FACTS, MANIFEST, Manifest, mark_of
+from megalm.checkpoint.manifest import FACTS, MANIFEST, Fingerprint, Manifest, mark_of
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.piece import Piece
 from megalm.checkpoint.plan import FILES_PER_RANK, Description, PiecePlanner, describe, make_plan

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megalm.checkpoint.disk import fingerprint
-from megalm.checkpoint.manifest import MANIFEST, MARK, mark_of
+from megalm.checkpoint.manifest import MANIFEST, MARK, fingerprint, mark_of
 from megalm.checkpoint.store import CheckpointStore, open_checkpoint
 from megalm.errors import UserError
 from megalm.mesh import Axis

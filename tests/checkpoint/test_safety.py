@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from megalm.checkpoint.disk import Fingerprint, fingerprint
-from megalm.checkpoint.manifest import FACTS, MANIFEST, MARK, TENSOR_INDEX, Manifest, mark_of
+from megalm.checkpoint.manifest import FACTS, MANIFEST, MARK, TENSOR_INDEX, Fingerprint, Manifest, fingerprint, mark_of
 from megalm.checkpoint.store import open_checkpoint
 from megalm.errors import UserError
 from megalm.mesh import Axis
