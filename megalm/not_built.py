@@ -9,7 +9,6 @@ from megalm.section import Section
 ONLY: Mapping[str, Any] = {
     "layout.cp": 1,
     "layout.ep": 1,
-    "run.max_restarts": 0,
 }
 """Keys of which one value is built."""
 

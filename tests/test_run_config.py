@@ -203,7 +203,6 @@ def test_a_model_of_ones_own_reads_its_sizes_as_it_likes(small: Path) -> None:
         "layout.cp=2",
         "layout.ep=2",
         "objective.name=mlm_nsp",
-        "run.max_restarts=1",
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_name(small: Path, override: str) -> None:

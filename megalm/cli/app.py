@@ -14,8 +14,8 @@ from megalm.cli import data, launch
 from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.cli.reference import run_file_reference
 from megalm.errors import UserError, suggestion
-from megalm.launcher.local import run_ranks
 from megalm.launcher.placement import Placement, from_environment
+from megalm.launcher.restarts import run_ranks
 from megalm.not_built import VERBS
 from megalm.run_config import RunConfig
 
@@ -53,8 +53,9 @@ def train(run_file: RunFile, overrides: Overrides = None) -> int:
     placement = from_environment(os.environ)
     config = load(run_file, overrides, placement)
     world_size = config.layout.world_size
-    if placement is None and world_size > 1:
-        return run_ranks([sys.executable, "-m", "megalm", "train", run_file, *(overrides or ())], world_size)
+    if placement is None and (world_size > 1 or config.run.max_restarts):
+        command = [sys.executable, "-m", "megalm", "train", run_file, *(overrides or ())]
+        return run_ranks(command, world_size, config.run)
     from megalm.training.loop import train as train_here
 
     return train_here(config, placement or Placement.alone())

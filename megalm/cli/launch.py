@@ -7,8 +7,8 @@ import typer
 
 from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.errors import UserError
-from megalm.launcher.local import run_ranks
 from megalm.launcher.placement import from_environment
+from megalm.launcher.restarts import run_ranks
 
 app = typer.Typer(help="Start a run on one machine or many.", no_args_is_help=True)
 
@@ -24,4 +24,5 @@ def local(run_file: RunFile, overrides: Overrides = None) -> int:
     if from_environment(os.environ) is not None:
         raise UserError("megalm launch local starts its own ranks; run it without torchrun, srun or mpirun.")
     config = load(run_file, overrides)
-    return run_ranks([sys.executable, "-m", "megalm", "train", run_file, *(overrides or ())], config.layout.world_size)
+    command = [sys.executable, "-m", "megalm", "train", run_file, *(overrides or ())]
+    return run_ranks(command, config.layout.world_size, config.run)

@@ -37,18 +37,12 @@ class Outcome(NamedTuple):
         code: 0 when every rank returned 0, 75 when they were preempted and saved, else the code of the rank that failed
             first: 1 for a rank ended by a signal, 128 + n after signal n from outside.
         message: the cause of a failure, told once: a sentence, or the traceback of a crash; else empty.
+        asked_to_end: whether the launcher was signalled; then a failure is not mended by starting again.
     """
 
     code: int
     message: str = ""
-
-
-def run_ranks(command: Sequence[str], num_ranks: int) -> int:
-    """Do what ``launch`` does, say on stderr why a run failed, and return its exit code."""
-    outcome = launch(command, num_ranks)
-    if outcome.message:
-        print(f"megalm: {outcome.message}", file=sys.stderr, flush=True)
-    return outcome.code
+    asked_to_end: bool = False
 
 
 def launch(command: Sequence[str], num_ranks: int) -> Outcome:
@@ -91,7 +85,7 @@ class _Launch:
                 ends = self._wait()
             finally:
                 self._end_all()
-        return self._conclude(ends)
+        return self._conclude(ends)._replace(asked_to_end=bool(self.received))
 
     def _start(self) -> None:
         with socket.create_server((LOOPBACK, 0), backlog=max(128, self.num_ranks)) as listener:
@@ -160,8 +154,8 @@ class _Launch:
         codes = [rank.process.returncode for rank in self.ranks]
         if causes:
             culprit = min(causes, key=causes.__getitem__)
-            code, message = self._cause(culprit)
-            return Outcome(code, "\n".join([message, *self._who_waited(culprit)]))
+            cause = self._cause(culprit)
+            return cause._replace(message="\n".join([cause.message, *self._who_waited(culprit)]))
         return Outcome(next((code for code in codes if code not in (0, PREEMPTED)), max(codes)))
 
     def _who_waited(self, culprit: RankProcess) -> list[str]:

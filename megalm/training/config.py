@@ -45,7 +45,11 @@ class RunSection(Section):
         "then goes on. It is enough that one rank gets it. A signal left out ends the run at once.",
     )
     max_restarts: int = Field(
-        0, ge=0, description="How often a run that failed is started again from its last checkpoint; 0 never."
+        0,
+        ge=0,
+        description="How often in all a run that failed is started again from its last checkpoint; 0 never. A killed, "
+        "hung or crashed rank or a full disk may pass; what is refused before the run has trained, and a run that was "
+        "asked to end, is not started again.",
     )
     check_replicas: int = Field(
         0, ge=0, description="Every so many steps, compare the replicas of all parameters bit for bit; 0 never."

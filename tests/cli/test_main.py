@@ -17,6 +17,7 @@ from megalm.errors import TrainingError, UserError
 from megalm.launcher.placement import Placement
 from megalm.not_built import VERBS
 from megalm.run_config import RunConfig
+from megalm.training.config import RunSection
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = ("RANK", "WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "PMI_SIZE")
@@ -70,7 +71,7 @@ def test_more_processes_are_started_with_the_same_arguments(
 ) -> None:
     started: list[tuple[list[str], int]] = []
 
-    def run_ranks(command: list[str], num_ranks: int) -> int:
+    def run_ranks(command: list[str], num_ranks: int, run: RunSection) -> int:
         started.append((command, num_ranks))
         return 7
 
@@ -78,6 +79,8 @@ def test_more_processes_are_started_with_the_same_arguments(
     assert run(["train", run_file, "layout.dp=2", "layout.tp=2"], {}) == 7
     arguments = ["train", run_file, "layout.dp=2", "layout.tp=2"]
     assert started == [([sys.executable, "-m", "megalm", *arguments], 4)]
+    assert run(["train", run_file, "run.max_restarts=1"], {}) == 7
+    assert started[1:] == [([sys.executable, "-m", "megalm", "train", run_file, "run.max_restarts=1"], 1)]
     assert not trained
 
 

@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-from megalm.launcher.local import run_ranks
 from megalm.launcher.parent import die_with
 from megalm.launcher.placement import LOCAL_LAUNCHER
 from megalm.launcher.verdict import tell
@@ -136,7 +135,11 @@ BEHAVIOURS = (
 
 def main() -> int:
     if sys.argv[1] == "start":
-        return run_ranks([sys.executable, "-m", "tests.launcher.rank_program", *sys.argv[3:]], int(sys.argv[2]))
+        from megalm.launcher.restarts import run_ranks  # here, for a rank needs none of it
+        from megalm.training.config import RunSection
+
+        command = [sys.executable, "-m", "tests.launcher.rank_program", *sys.argv[3:]]
+        return run_ranks(command, int(sys.argv[2]), RunSection(dir=sys.argv[3]))
     folder, behaviour = Path(sys.argv[1]), sys.argv[2]
     die_with(int(os.environ[LOCAL_LAUNCHER]))
     rank = int(os.environ["RANK"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from megalm.errors import UserError
-from megalm.launcher.local import run_ranks
+from megalm.launcher.local import launch
 from megalm.launcher.threads import usable_cores
 
 ENDED_WITHIN_S = 5.0
@@ -231,4 +231,4 @@ def test_a_mismatch_is_no_death_so_its_table_is_finished(folder: Path) -> None:
 
 def test_more_ranks_than_the_machine_can_hold_are_refused() -> None:
     with pytest.raises(UserError, match="more than this machine can hold"):
-        run_ranks([sys.executable, "-c", ""], 10_000)
+        launch([sys.executable, "-c", ""], 10_000)

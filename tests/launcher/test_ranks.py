@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LAUNCH = """
 import sys
-from megalm.launcher.local import run_ranks
-sys.exit(run_ranks([sys.executable, "-c", sys.argv[1]], 3))
+from megalm.launcher.local import launch
+sys.exit(launch([sys.executable, "-c", sys.argv[1]], 3).code)
 """
 RANK = """
 import os, torch

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from megalm.training import metrics
+from tests.small_disk import fill, small_disk
 from tests.training.test_kills import ROOT, losses, steps_done
 from tests.verify.runs import GPT2, run_file
 
@@ -16,13 +17,10 @@ STEPS = 12
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB, in memory: two checkpoints of the run fit, and little more."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Two checkpoints of the run fit, and little more."""
+    with small_disk(tmp_path / "disk", mib=4) as folder:
+        yield folder
 
 
 def train(path: Path, run_dir: Path) -> "subprocess.Popen[str]":
@@ -30,20 +28,7 @@ def train(path: Path, run_dir: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def fill(disk: Path) -> Path:
-    """Take all space that is left, to the last byte."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(b"\0" * size)
-            except OSError:
-                continue
-    return filler
-
-
-def test_a_disk_that_fills_while_training_is_one_sentence_and_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_while_training_is_one_sentence_and_loses_nothing(disk: Path, tmp_path: Path) -> None:
     config = run_file(
         GPT2,
         layout={"dp": 2},
@@ -56,11 +41,11 @@ def test_a_disk_that_fills_while_training_is_one_sentence_and_loses_nothing(smal
     undisturbed.communicate(timeout=120)
     assert undisturbed.returncode == 0
 
-    run_dir = small_disk / "run"
+    run_dir = disk / "run"
     first = train(path, run_dir)
     while steps_done(run_dir) < 5 and first.poll() is None:
         time.sleep(0.002)
-    filler = fill(small_disk)
+    filler = fill(disk)
     _, told = first.communicate(timeout=120)
     assert first.returncode == 2, told
     (sentence,) = told.splitlines()
