@@ -48,8 +48,11 @@ PAPER = (
 )
 """What the planner reads: none of it, nor anything that it imports, imports torch."""
 
-DISTRIBUTED = ("collectives", "mesh", "launcher.ranks", "checkpoint", "doctor_checks", "training.backends")
-"""Who may see torch.distributed: to communicate (only the first), make groups, store, ask, or hand over."""
+DISTRIBUTED = (
+    *("collectives", "mesh", "launcher.ranks", "launcher.torchrun_agent", "checkpoint", "doctor_checks"),
+    "training.backends",
+)
+"""Who may see torch.distributed: to communicate (only the first), make groups, start, store, ask, or hand over."""
 
 COMMUNICATION = (
     *("all_reduce", "all_gather", "all_to_all", "reduce", "reduce_scatter", "broadcast", "scatter", "gather"),

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -9,6 +10,7 @@ from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.errors import UserError
 from megalm.launcher.placement import from_environment
 from megalm.launcher.restarts import run_ranks
+from megalm.launcher.torchrun import run as run_torchrun
 
 app = typer.Typer(help="Start a run on one machine or many.", no_args_is_help=True)
 
@@ -26,3 +28,39 @@ def local(run_file: RunFile, overrides: Overrides = None) -> int:
     config = load(run_file, overrides)
     command = [sys.executable, "-m", "megalm", "train", run_file, *(overrides or ())]
     return run_ranks(command, config.layout.world_size, config.run)
+
+
+@app.command()
+def torchrun(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    nodes: Annotated[
+        str, typer.Option("--nnodes", help="Number of nodes, or MIN:MAX of an elastic run.", show_default=True)
+    ] = "1",
+    ranks_per_node: Annotated[
+        int | None,
+        typer.Option(
+            "--nproc-per-node", min=1, help="Ranks of each node; by default what the layout needs.", show_default=False
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--rdzv-endpoint", help="HOST:PORT of the node where all meet; not needed for one.", show_default=False
+        ),
+    ] = None,
+    rdzv_id: Annotated[str, typer.Option(help="Tells runs apart that meet at the same place.")] = "megalm",
+    local_addr: Annotated[
+        str | None,
+        typer.Option(help="This node's address; by default the one towards the meeting place.", show_default=False),
+    ] = None,
+    rdzv_conf: Annotated[
+        str, typer.Option(help="More for torchrun's --rdzv-conf: KEY=VALUE,...", show_default=False)
+    ] = "",
+) -> int:
+    """Run torchrun on this node with megalm train as its program; give the same command on every node."""
+    if from_environment(os.environ) is not None:
+        raise UserError("megalm launch torchrun starts its own ranks; run it once a node, without torchrun or mpirun.")
+    config = load(run_file, overrides)
+    train = [run_file, *(overrides or ())]
+    return run_torchrun(config, train, nodes, ranks_per_node, endpoint, rdzv_id, local_addr, rdzv_conf)

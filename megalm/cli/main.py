@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from megalm.errors import LostRank, TrainingError, UserError
+from megalm.launcher.agent import AGENT
 from megalm.launcher.parent import die_with
 from megalm.launcher.placement import LOCAL_LAUNCHER
 from megalm.launcher.verdict import Kind, tell
@@ -19,8 +20,9 @@ INTERRUPTED = 130
 
 def main() -> NoReturn:
     """Run the ``megalm`` command and end the process with its exit code."""
-    if LOCAL_LAUNCHER in os.environ:
-        die_with(int(os.environ[LOCAL_LAUNCHER]))
+    for parent in (LOCAL_LAUNCHER, AGENT):
+        if parent in os.environ:
+            die_with(int(os.environ[parent]))
     code = run(sys.argv[1:], os.environ)
     sys.stdout.flush()
     sys.exit(code)

@@ -12,6 +12,7 @@ from megalm.checkpoint.store import Checkpoint, CheckpointStore, open_checkpoint
 from megalm.data.loader import TrainingData, ValidationData
 from megalm.launcher import device as devices
 from megalm.launcher import ranks
+from megalm.launcher.agent import Notes
 from megalm.launcher.placement import Placement, from_environment
 from megalm.launcher.rank_process import PREEMPTED
 from megalm.launcher.slurm import end_of_job
@@ -45,12 +46,16 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
     placement = placement or from_environment(os.environ) or Placement.alone()
     choice = devices.choose(config.run.device, placement.local_world_size)
     deadline = _deadline(config, os.environ) if placement.rank == 0 else None  # it is enough that one rank asks
-    with Stop(config.run.stop_signals, deadline) as stop:
+    notes = Notes.of(os.environ)
+    with Stop(config.run.stop_signals, deadline, asked=notes.asked if notes else None) as stop:
+        if notes:
+            notes.begin()
         ranks.start(placement, choice.type, config.run.timeout, keep_large=config.zero_stage < 2)
         try:
             config.layout.check(placement.world_size)
             mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout)
-            return train_on(config, mesh, choice.message, stop)
+            code = train_on(config, mesh, choice.message, stop)
+            return notes.code(code, stop.ended_by, elastic=False) if notes else code
         finally:
             ranks.stop()
 

@@ -24,12 +24,22 @@ class Stop(AbstractContextManager["Stop"]):
         signals: names of those that ask for it.
         deadline_s: Unix time after which the run asks by itself; ``None`` without a limit.
         now: the clock of the deadline.
+        asked: another place where a request may lie: returns why, or ``None``.
+
+    Attributes:
+        ended_by: what the ranks agreed to end for, or ``None``.
     """
 
     def __init__(
-        self, signals: Sequence[str], deadline_s: float | None = None, now: Callable[[], float] = time.time
+        self,
+        signals: Sequence[str],
+        deadline_s: float | None = None,
+        now: Callable[[], float] = time.time,
+        asked: Callable[[], str | None] | None = None,
     ) -> None:
         """See the class."""
+        self.ended_by: str | None = None
+        self._asked = asked
         self._signals = [signal.Signals[name] for name in signals]
         self._deadline_s, self._now = deadline_s, now
         self._received: str | None = None
@@ -52,6 +62,8 @@ class Stop(AbstractContextManager["Stop"]):
         """Return what has asked this rank to end, or ``None``."""
         if self._received is None and self._deadline_s is not None and self._now() >= self._deadline_s:
             return "the job's time limit"
+        if self._received is None and self._asked is not None:
+            return self._asked()
         return self._received
 
     def agreed(self, world: Axis) -> str | None:
@@ -64,7 +76,8 @@ class Stop(AbstractContextManager["Stop"]):
         if not collectives.all_reduce(torch.tensor(int(own is not None)), world, "max", scalar=True).item():
             return None
         reasons: list[str | None] = collectives.gather_objects(own, world)
-        return next(reason for reason in reasons if reason is not None)
+        self.ended_by = next(reason for reason in reasons if reason is not None)
+        return self.ended_by
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self._received = self._received or signal.Signals(number).name
