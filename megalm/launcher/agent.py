@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from megalm.launcher.rank_process import PREEMPTED
+from megalm.launcher.conclusion import PREEMPTED
 
 FOLDER = "MEGALM_AGENT_DIR"
 """Set by the launcher: the folder of the notes."""

@@ -17,8 +17,9 @@ from types import FrameType
 from typing import NamedTuple
 
 from megalm.errors import UserError
+from megalm.launcher.conclusion import Outcome, RankEnd, conclude
 from megalm.launcher.placement import LISTEN_FD, LOCAL_LAUNCHER
-from megalm.launcher.rank_process import PREEMPTED, RankProcess
+from megalm.launcher.rank_process import RankProcess
 from megalm.launcher.threads import threads_per_rank, usable_cores
 
 PATIENCE_S = 3.0
@@ -28,21 +29,6 @@ SETTLE_S = 0.1
 MOST_RANKS_PER_CORE = 16
 HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LOOPBACK = "127.0.0.1"
-
-
-class Outcome(NamedTuple):
-    """How a run ended.
-
-    Args:
-        code: 0 when every rank returned 0, 75 when they were preempted and saved, else the code of the rank that failed
-            first: 1 for a rank ended by a signal, 128 + n after signal n from outside.
-        message: the cause of a failure, told once: a sentence, or the traceback of a crash; else empty.
-        asked_to_end: whether the launcher was signalled; then a failure is not mended by starting again.
-    """
-
-    code: int
-    message: str = ""
-    asked_to_end: bool = False
 
 
 def launch(command: Sequence[str], num_ranks: int) -> Outcome:
@@ -64,158 +50,156 @@ def launch(command: Sequence[str], num_ranks: int) -> Outcome:
             f"the layout needs {num_ranks} ranks, more than this machine can hold ({most} on {usable_cores()} cores); "
             "start them on several machines with torchrun or srun."
         )
-    return _Launch(command, num_ranks).run()
+    with socket.create_server((LOOPBACK, 0), backlog=max(128, num_ranks)) as listener:
+        env = {**os.environ, **_alone()}
+        ranks = LocalRanks(command, env, Share(0, num_ranks, num_ranks, LOOPBACK, listener.getsockname()[1]), listener)
+        with _signals_handed_on(ranks):
+            ends = ranks.run()
+    return conclude(ends, ranks.received)
 
 
-class _Launch:
-    """The ranks of one run."""
+class Share(NamedTuple):
+    """The ranks of a run that one machine starts.
 
-    def __init__(self, command: Sequence[str], num_ranks: int) -> None:
-        self.command = command
-        self.num_ranks = num_ranks
-        self.ranks: list[RankProcess] = []
+    Args:
+        first: the first of them.
+        num_ranks: how many; they follow one another.
+        world_size: ranks of the run.
+        address: where all ranks meet.
+        port: on which port.
+    """
+
+    first: int
+    num_ranks: int
+    world_size: int
+    address: str
+    port: int
+
+
+class LocalRanks:
+    """The ranks of a run on this machine: they start together and end together.
+
+    Args:
+        command: the program of a rank.
+        env: the environment of all of them, before they are told their places.
+        share: which ranks they are.
+        listener: where rank 0 is among them, the socket of the meeting, bound and listening.
+    """
+
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], share: Share, listener: socket.socket | None
+    ) -> None:
+        """See the class."""
         self.received: list[int] = []
-        self.ended: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
+        """The signals that were handed on, in order."""
+        self._command, self._env, self._share, self._listener = command, env, share, listener
+        self._ranks: list[RankProcess] = []
+        self._ended: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
+        self._patience_s = PATIENCE_S
 
-    def run(self) -> Outcome:
+    def run(self) -> list[RankEnd]:
         """Start the ranks, wait for them, and return how they ended."""
-        with self._signals_handed_on():
-            try:
-                self._start()
-                ends = self._wait()
-            finally:
-                self._end_all()
-        return self._conclude(ends)._replace(asked_to_end=bool(self.received))
+        ends: Mapping[int, float] = {}
+        try:
+            self._start()
+            ends = self._wait()
+        finally:
+            self._end_all()
+        return [rank.end(ends.get(rank.number)) for rank in self._ranks]
+
+    def hand_on(self, number: int) -> None:
+        """Hand a signal to all ranks; a second Ctrl-C kills them. May be called in a signal handler or a thread."""
+        impatient = number == signal.SIGINT and number in self.received
+        self.received.append(number)
+        self._send(signal.SIGKILL if impatient else number)
+
+    def end(self, patience_s: float = PATIENCE_S) -> None:
+        """Let ``run`` end all ranks now, by SIGKILL those that still run after ``patience_s``; from a thread."""
+        self._patience_s = patience_s
+        self._ended.put(None)
 
     def _start(self) -> None:
-        with socket.create_server((LOOPBACK, 0), backlog=max(128, self.num_ranks)) as listener:
-            env = self._environment(listener)
-            for number in range(self.num_ranks):
-                own = {"RANK": str(number), "LOCAL_RANK": str(number)}
-                fds: list[int] = []
-                if number == 0:
-                    fds = [listener.fileno()]
-                    own[LISTEN_FD] = str(listener.fileno())
-                rank = RankProcess(number, self.command, {**env, **own}, fds)
-                self.ranks.append(rank)
-                threading.Thread(target=self._await, args=(rank,), daemon=True).start()
+        share = self._share
+        env = self._environment()
+        for local_rank in range(share.num_ranks):
+            number = share.first + local_rank
+            own = {"RANK": str(number), "LOCAL_RANK": str(local_rank)}
+            fds: list[int] = []
+            if number == 0 and self._listener is not None:
+                fds = [self._listener.fileno()]
+                own[LISTEN_FD] = str(self._listener.fileno())
+            rank = RankProcess(number, self._command, {**env, **own}, fds)
+            self._ranks.append(rank)
+            threading.Thread(target=self._await, args=(rank,), daemon=True).start()
+        if self._listener is not None:
+            self._listener.close()  # rank 0 has it: when that is gone, nobody listens
         if self.received:  # it may have come before a rank was there to be told
-            self._hand_on(self.received[-1])
+            self._send(self.received[-1])
 
-    def _environment(self, listener: socket.socket) -> Mapping[str, str]:
-        env = {
-            "OMP_NUM_THREADS": str(threads_per_rank(self.num_ranks)),
-            "PYTHONUNBUFFERED": "1",  # what a rank said before it was killed is on the screen
-        }
-        if sys.platform == "linux":
-            env["GLOO_SOCKET_IFNAME"] = "lo"  # the machine's own name may not resolve
+    def _environment(self) -> Mapping[str, str]:
+        share = self._share
         return {
-            **env,
-            **os.environ,
-            "WORLD_SIZE": str(self.num_ranks),
-            "LOCAL_WORLD_SIZE": str(self.num_ranks),
-            "MASTER_ADDR": LOOPBACK,
-            "MASTER_PORT": str(listener.getsockname()[1]),
+            "OMP_NUM_THREADS": str(threads_per_rank(share.num_ranks)),
+            "PYTHONUNBUFFERED": "1",  # what a rank said before it was killed is on the screen
+            **self._env,
+            "WORLD_SIZE": str(share.world_size),
+            "LOCAL_WORLD_SIZE": str(share.num_ranks),
+            "MASTER_ADDR": share.address,
+            "MASTER_PORT": str(share.port),
             LOCAL_LAUNCHER: str(os.getpid()),
         }
 
     def _await(self, rank: RankProcess) -> None:
         rank.process.wait()
-        self.ended.put((rank.number, time.monotonic()))
+        self._ended.put((rank.number, time.monotonic()))
 
     def _wait(self) -> dict[int, float]:
-        """Return when all ranks have ended, or one has died: which have, and when."""
+        """Return when all ranks have ended, one has died, or they are to end: which have ended, and when."""
         ends: dict[int, float] = {}
-        while len(ends) < self.num_ranks:
-            number, when = self.ended.get()
+        while len(ends) < len(self._ranks):
+            end = self._ended.get()
+            if end is None:
+                return ends
+            number, when = end
             ends[number] = when
-            if self.ranks[number].died:
+            if self._ranks[number - self._share.first].died:
                 break
         time.sleep(SETTLE_S)
-        while not self.ended.empty():
-            number, when = self.ended.get()
-            ends[number] = when
+        while not self._ended.empty():
+            if (end := self._ended.get()) is not None:
+                ends[end[0]] = end[1]
         return ends
 
     def _end_all(self) -> None:
         """Ask the ranks that still run to end, then make them."""
-        for rank in self.ranks:
-            rank.send(signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline and any(rank.process.poll() is None for rank in self.ranks):
+        if self._patience_s:
+            self._send(signal.SIGTERM)
+        deadline = time.monotonic() + self._patience_s
+        while time.monotonic() < deadline and any(rank.process.poll() is None for rank in self._ranks):
             time.sleep(0.02)
-        for rank in self.ranks:
+        for rank in self._ranks:
             rank.kill()
 
-    def _conclude(self, ends: Mapping[int, float]) -> Outcome:
-        for rank in self.ranks:
-            rank.close()
-        causes = {rank: order for rank in self.ranks if (order := _order(rank, ends.get(rank.number))) is not None}
-        codes = [rank.process.returncode for rank in self.ranks]
-        if causes:
-            culprit = min(causes, key=causes.__getitem__)
-            cause = self._cause(culprit)
-            return cause._replace(message="\n".join([cause.message, *self._who_waited(culprit)]))
-        return Outcome(next((code for code in codes if code not in (0, PREEMPTED)), max(codes)))
-
-    def _who_waited(self, culprit: RankProcess) -> list[str]:
-        """Return what each other rank waited for when it found that a rank was gone."""
-        verdicts = [rank.verdict for rank in self.ranks if rank is not culprit]
-        return [verdict.text for verdict in verdicts if verdict is not None and verdict.kind == "lost"]
-
-    def _cause(self, culprit: RankProcess) -> Outcome:
-        verdict = culprit.verdict
-        code = verdict.code if verdict is not None else culprit.process.returncode
-        if self.received and (code < 0 or (verdict is not None and verdict.kind == "interrupted")):
-            number = self.received[0]
-            message = "interrupted." if number == signal.SIGINT else f"ended by {signal.Signals(number).name}."
-            return Outcome(128 + number, message)
-        who = f"rank {culprit.number} (process {culprit.process.pid})"
-        if verdict is not None and verdict.kind in ("refused", "lost"):
-            message = verdict.text
-        elif verdict is not None:
-            message = f"{verdict.text.rstrip()}\n{who} failed; the other ranks were ended."
-        elif code < 0:
-            why = " (out of memory, or kill -9)" if -code == signal.SIGKILL else ""
-            message = f"{who} was ended by {signal.Signals(-code).name}{why}; the other ranks were ended too."
-        else:
-            message = f"{who} ended with exit code {code}; the other ranks were ended."
-        return Outcome(max(code, 1), message)
-
-    @contextlib.contextmanager
-    def _signals_handed_on(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._receive) for number in HANDED_ON}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        impatient = number == signal.SIGINT and number in self.received
-        self.received.append(number)
-        self._hand_on(signal.SIGKILL if impatient else number)
-
-    def _hand_on(self, number: int) -> None:
-        for rank in self.ranks:
+    def _send(self, number: int) -> None:
+        for rank in self._ranks:
             rank.send(number)
 
 
-def _order(rank: RankProcess, ended: float | None) -> tuple[int, float] | None:
-    """Return a key that is smallest for the cause of all deaths, or None for a rank that is no cause.
+def _alone() -> Mapping[str, str]:
+    """Return what ranks that are all on this machine need to find one another: its own name may not resolve."""
+    if sys.platform != "linux" or "GLOO_SOCKET_IFNAME" in os.environ:
+        return {}
+    return {"GLOO_SOCKET_IFNAME": "lo"}
 
-    A rank that knows why it ended comes first; then one that was killed and could not tell; a rank that crashed may
-    only have seen that a neighbour was gone.
 
-    Args:
-        rank: it has ended.
-        ended: when, if that was before the launcher ended the ranks.
-    """
-    verdict = rank.verdict
-    if verdict is not None and verdict.kind in ("refused", "interrupted"):
-        return 0, verdict.time_s
-    if ended is None or not rank.died:
-        return None
-    if verdict is None and rank.process.returncode < 0:
-        return 1, ended
-    return 2, verdict.time_s if verdict is not None else ended
+@contextlib.contextmanager
+def _signals_handed_on(ranks: LocalRanks) -> Iterator[None]:
+    def hand_on(number: int, _: FrameType | None) -> None:
+        ranks.hand_on(number)
+
+    before = {number: signal.signal(number, hand_on) for number in HANDED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from megalm.errors import UserError
+from megalm.launcher.conclusion import RankEnd
 from megalm.launcher.verdict import VERDICT_FD, Verdict, read
-
-PREEMPTED = 75
-"""Exit code of a rank that was told to stop and saved."""
 
 
 class RankProcess:
@@ -68,8 +66,7 @@ class RankProcess:
     def died(self) -> bool:
         """Whether it has ended otherwise than in order."""
         code = self.process.poll()
-        in_order = self.verdict is not None and self.verdict.kind == "finished"
-        return code is not None and code not in (0, PREEMPTED) and not in_order
+        return code is not None and RankEnd(self.number, self.process.pid, code, self.verdict, None).died
 
     def send(self, signal_number: int) -> None:
         """Hand a signal to the rank and to all that it started, if it still runs."""
@@ -82,8 +79,12 @@ class RankProcess:
         self.send(signal.SIGKILL)
         self.process.wait()
 
-    def close(self) -> None:
-        """Wait until its last output is on the screen, and take its verdict; it has ended."""
+    def end(self, ended_s: float | None) -> RankEnd:
+        """Wait until its last output is on the screen, and return how it ended; it has.
+
+        Args:
+            ended_s: when, if that was before the launcher ended it.
+        """
         if self._reader is not None:
             self._reader.join(timeout=1)
             if self.process.stdout is not None and not self._reader.is_alive():
@@ -91,6 +92,7 @@ class RankProcess:
         self._verdict = self.verdict
         os.close(self._verdict_fd)
         self._closed = True
+        return RankEnd(self.number, self.process.pid, self.process.returncode, self._verdict, ended_s)
 
 
 def _pass_on(stream: BinaryIO, prefix: str) -> None:

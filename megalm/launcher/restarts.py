@@ -18,8 +18,8 @@ from typing import NamedTuple
 from megalm.checkpoint.folders import Folders, step_of
 from megalm.checkpoint.manifest import MARK, is_marked
 from megalm.errors import UserError
-from megalm.launcher.local import HANDED_ON, Outcome, launch
-from megalm.launcher.rank_process import PREEMPTED
+from megalm.launcher.conclusion import PREEMPTED, Outcome
+from megalm.launcher.local import HANDED_ON, launch
 from megalm.training.config import RunSection
 
 Attempt = Callable[[Sequence[str]], Outcome]

@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 
 from megalm.errors import UserError
 from megalm.launcher.agent import FOLDER, Notes
+from megalm.launcher.conclusion import PREEMPTED
 from megalm.launcher.job import Job
 from megalm.launcher.nodes import check_nodes
-from megalm.launcher.rank_process import PREEMPTED
 from megalm.launcher.threads import threads_per_rank
 from megalm.run_config import RunConfig
 

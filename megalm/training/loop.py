@@ -13,8 +13,8 @@ from megalm.data.loader import TrainingData, ValidationData
 from megalm.launcher import device as devices
 from megalm.launcher import ranks
 from megalm.launcher.agent import Notes
+from megalm.launcher.conclusion import PREEMPTED
 from megalm.launcher.placement import Placement, from_environment
-from megalm.launcher.rank_process import PREEMPTED
 from megalm.launcher.slurm import end_of_job
 from megalm.ledger import Ledger
 from megalm.mesh import Mesh

@@ -13,7 +13,7 @@ import pytest
 
 from megalm.errors import UserError
 from megalm.launcher import restarts
-from megalm.launcher.local import Outcome
+from megalm.launcher.conclusion import Outcome
 from megalm.launcher.restarts import run_again
 from megalm.training import metrics
 from megalm.training.config import RunSection

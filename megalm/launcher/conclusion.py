@@ -1,0 +1,115 @@
+"""How a run ended, judged from how each of its ranks ended: which of them is the cause, and what is said once."""
+
+import signal
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from megalm.launcher.verdict import Verdict
+
+PREEMPTED = 75
+"""Exit code of a rank that was told to stop and saved."""
+
+
+class RankEnd(NamedTuple):
+    """How one rank ended.
+
+    Args:
+        number: the rank.
+        pid: its process id.
+        code: its exit code, -n after signal n.
+        verdict: what it told of its end.
+        ended_s: when, if that was before its launcher ended the ranks; on one clock for all ranks.
+        host: where it ran, if ranks run on several machines.
+    """
+
+    number: int
+    pid: int
+    code: int
+    verdict: Verdict | None
+    ended_s: float | None
+    host: str | None = None
+
+    @property
+    def died(self) -> bool:
+        """Whether it has ended otherwise than in order."""
+        in_order = self.verdict is not None and self.verdict.kind == "finished"
+        return self.code not in (0, PREEMPTED) and not in_order
+
+    @property
+    def who(self) -> str:
+        """The rank, for messages."""
+        return f"rank {self.number} (process {self.pid}{f' on {self.host}' if self.host else ''})"
+
+
+class Outcome(NamedTuple):
+    """How a run ended.
+
+    Args:
+        code: 0 when every rank returned 0, 75 when they were preempted and saved, else the code of the rank that failed
+            first: 1 for a rank ended by a signal, 128 + n after signal n from outside.
+        message: the cause of a failure, told once: a sentence, or the traceback of a crash; else empty.
+        asked_to_end: whether the launcher was signalled; then a failure is not mended by starting again.
+    """
+
+    code: int
+    message: str = ""
+    asked_to_end: bool = False
+
+
+def conclude(ranks: Sequence[RankEnd], received: Sequence[int]) -> Outcome:
+    """Return how a run ended.
+
+    Args:
+        ranks: all of them.
+        received: the signals that the launcher got, in order.
+    """
+    causes = {rank.number: order for rank in ranks if (order := _order(rank)) is not None}
+    asked = bool(received)
+    if causes:
+        number = min(causes, key=causes.__getitem__)
+        culprit = next(rank for rank in ranks if rank.number == number)
+        cause = _cause(culprit, received)
+        return Outcome(cause.code, "\n".join([cause.message, *_who_waited(ranks, culprit)]), asked)
+    codes = [rank.code for rank in ranks]
+    return Outcome(next((code for code in codes if code not in (0, PREEMPTED)), max(codes)), "", asked)
+
+
+def _who_waited(ranks: Sequence[RankEnd], culprit: RankEnd) -> list[str]:
+    """Return what each other rank waited for when it found that a rank was gone."""
+    verdicts = [rank.verdict for rank in ranks if rank.number != culprit.number]
+    return [verdict.text for verdict in verdicts if verdict is not None and verdict.kind == "lost"]
+
+
+def _cause(culprit: RankEnd, received: Sequence[int]) -> Outcome:
+    verdict = culprit.verdict
+    code = verdict.code if verdict is not None else culprit.code
+    if received and (code < 0 or (verdict is not None and verdict.kind == "interrupted")):
+        number = received[0]
+        message = "interrupted." if number == signal.SIGINT else f"ended by {signal.Signals(number).name}."
+        return Outcome(128 + number, message)
+    if verdict is not None and verdict.kind in ("refused", "lost"):
+        message = verdict.text
+    elif verdict is not None:
+        message = f"{verdict.text.rstrip()}\n{culprit.who} failed; the other ranks were ended."
+    elif code < 0:
+        why = " (out of memory, or kill -9)" if -code == signal.SIGKILL else ""
+        message = f"{culprit.who} was ended by {signal.Signals(-code).name}{why}; the other ranks were ended too."
+    else:
+        message = f"{culprit.who} ended with exit code {code}; the other ranks were ended."
+    return Outcome(max(code, 1), message)
+
+
+def _order(rank: RankEnd) -> tuple[int, float] | None:
+    """Return a key that is smallest for the cause of all deaths, or None for a rank that is no cause.
+
+    A rank that knows why it ended comes first; then one that was killed and could not tell; a rank that crashed may
+    only have seen that a neighbour was gone.
+    """
+    verdict = rank.verdict
+    if verdict is not None and verdict.kind in ("refused", "interrupted"):
+        return 0, verdict.time_s
+    if rank.ended_s is None or not rank.died:
+        return None
+    if verdict is None and rank.code < 0:
+        return 1, rank.ended_s
+    return 2, verdict.time_s if verdict is not None else rank.ended_s
