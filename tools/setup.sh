@@ -110,19 +110,19 @@ install_for_test() {
 # The tests of launchers run on a real Slurm over hosts of their own; where these cannot be had, they are left out and say so.
 install_cluster_programs() {
     local lacking=no program
-    for program in slurmctld slurmd sbatch munged ip; do
+    for program in slurmctld slurmd sbatch munged ip sshd ssh; do
         PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || lacking=yes
     done
     if [ $lacking = yes ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "megalm set-up: Slurm, for the tests of launchers"
+        echo "megalm set-up: Slurm and ssh, for the tests of launchers"
         apt_install >>"$log" 2>&1 || { apt-get update >>"$log" 2>&1 && apt_install >>"$log" 2>&1; } ||
-            echo "megalm set-up: Slurm could not be installed, so tests/cluster leaves out what needs it; see $log."
+            echo "megalm set-up: Slurm and ssh could not be installed, so tests/cluster leaves out what needs them; see $log."
     fi
 }
 
 apt_install() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        slurmctld slurmd slurm-client munge iproute2
+        slurmctld slurmd slurm-client munge iproute2 openssh-server openssh-client
 }
 
 case $purpose in run | test) ;; *) refuse "'$purpose' is not known; say run or test." ;; esac

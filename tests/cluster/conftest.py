@@ -2,23 +2,39 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from tests.cluster import slurm as slurm_programs
+from tests.cluster import ssh as ssh_programs
 from tests.cluster.hosts import Hosts
-from tests.cluster.slurm import PROGRAMS, Slurm
+from tests.cluster.slurm import Slurm
+from tests.cluster.ssh import Ssh
 
 SEARCHED = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+def skip_without(programs: Sequence[str], packages: str) -> None:
+    """Leave a test out, and say why, where hosts or programs cannot be had."""
+    lacking = [name for name in programs if shutil.which(name, path=SEARCHED) is None]
+    if lacking:
+        pytest.skip(f"needs {', '.join(lacking)}: apt-get install {packages}")
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make hosts with networks of their own")
 
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Slurm]:
     """Two nodes of four processors and four pretended GPUs each, and a host to submit from."""
-    lacking = [name for name in PROGRAMS if shutil.which(name, path=SEARCHED) is None]
-    if lacking:
-        pytest.skip(f"needs {', '.join(lacking)}: apt-get install slurmctld slurmd slurm-client munge iproute2")
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to make hosts with networks of their own")
+    skip_without(slurm_programs.PROGRAMS, "slurmctld slurmd slurm-client munge iproute2")
     with Hosts(["h0", "h1", "h2"]) as hosts, Slurm(hosts, "h0", ["h1", "h2"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ssh() -> Iterator[Ssh]:
+    """Two hosts that take ssh, h1 and h2, and one to call from, h0."""
+    skip_without(ssh_programs.PROGRAMS, "openssh-server openssh-client iproute2")
+    with Hosts(["h0", "h1", "h2"]) as hosts, Ssh(hosts, ["h1", "h2"]) as running:
         yield running
