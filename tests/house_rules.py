@@ -13,7 +13,7 @@ FLOORS = (
     ("layout",),
     (
         *("boxes", "param_spec", "parameters", "batch", "rng", "ledger", "mesh", "collectives", "recompute"),
-        *("host", "saved_tensors", "weight_half"),
+        *("host", "saved_tensors", "watch", "weight_half"),
     ),
     ("parallel", "data", "checkpoint"),
     ("models", "objectives", "optim", "layers"),
@@ -39,6 +39,7 @@ PAPER = (
         "megalm.boxes",
         "megalm.param_spec",
     ),
+    *(f"megalm.watch.{name}" for name in ("marker", "place", "position", "processes")),
     *("megalm.ledger", "megalm.run_config", "megalm.models.presets", "megalm.models.counts"),
     "megalm.plan.rank_memory",
     *("megalm.plan.communication", "megalm.plan.schedule_view", "megalm.plan.stages", "megalm.training.timeline"),

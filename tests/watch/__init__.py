@@ -1,0 +1,1 @@
+"""Tests of where ranks are, and what follows from it."""
