@@ -1,7 +1,7 @@
 """The live side of a layout: this rank's process group along each axis."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ import torch.distributed as dist
 from megalm.errors import UserError
 from megalm.layout import AXES, Layout
 from megalm.ledger import Ledger
+from megalm.watch.marker import Counted, Marker
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Axis:
         rank: this rank's position among them.
         group: the process group; ``None`` when the axis has one rank.
         ledger: where the collectives over this axis are recorded; ``None`` records nothing.
+        channel: counts the collectives over this axis for those who look at the rank from outside; ``None`` does not.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Axis:
     rank: int
     group: dist.ProcessGroup | None = None
     ledger: Ledger | None = None
+    channel: Counted | None = field(default=None, compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -55,6 +58,7 @@ class Mesh:
         upward: a second group of the pipeline's ranks; ``None`` where there is one rank.
         ledger: the account of all collectives, or ``None``.
         timeout_s: of groups that are made later.
+        marker: where this rank marks what it does.
     """
 
     COMBINATIONS = (("tp",), ("cp",), ("dp",), ("pp",), ("dp", "cp"), ("pp", "tp"), AXES)
@@ -68,6 +72,7 @@ class Mesh:
         upward: dist.ProcessGroup | None = None,
         ledger: Ledger | None = None,
         timeout_s: float = 600,
+        marker: Marker | None = None,
     ) -> None:
         """See the class."""
         self.layout = layout
@@ -75,18 +80,23 @@ class Mesh:
         self.coordinates = layout.coordinates(rank)
         self.device = device
         self.ledger = ledger
+        self.marker = marker or Marker()
         self._groups = groups
         self._upward = upward
         self._timeout_s = timeout_s
 
     @staticmethod
-    def alone(device: torch.device | str = "cpu", ledger: Ledger | None = None) -> "Mesh":
+    def alone(device: torch.device | str = "cpu", ledger: Ledger | None = None, marker: Marker | None = None) -> "Mesh":
         """Return the mesh of one process; no process group is needed."""
-        return Mesh(Layout(), 0, torch.device(device), {}, ledger=ledger)
+        return Mesh(Layout(), 0, torch.device(device), {}, ledger=ledger, marker=marker)
 
     @staticmethod
     def build(
-        layout: Layout, device: torch.device | str = "cpu", ledger: Ledger | None = None, timeout_s: float = 600
+        layout: Layout,
+        device: torch.device | str = "cpu",
+        ledger: Ledger | None = None,
+        timeout_s: float = 600,
+        marker: Marker | None = None,
     ) -> "Mesh":
         """Make the process groups of this rank; every rank of the layout calls it.
 
@@ -97,21 +107,24 @@ class Mesh:
         """
         if layout.world_size == 1:
             layout.check(1)
-            return Mesh.alone(device, ledger)
+            return Mesh.alone(device, ledger, marker)
         rank, world_size = dist.get_rank(), dist.get_world_size()
         layout.check(min(world_size, layout.world_size))
-        wanted = [layout.ranks_along(axes, rank) for axes in Mesh.COMBINATIONS] + [layout.expert_ranks(rank)]
+        named = {"_".join(axes): layout.ranks_along(axes, rank) for axes in Mesh.COMBINATIONS}
+        named["ep"] = layout.expert_ranks(rank)
+        marker = marker or Marker()
         groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
-        for ranks in wanted:
+        for name, ranks in named.items():
             if len(ranks) == 1 or ranks in groups:
                 continue
             if len(ranks) == world_size:
                 assert isinstance(dist.group.WORLD, dist.ProcessGroup)
                 groups[ranks] = dist.group.WORLD
             else:
-                groups[ranks] = _new_group(ranks, timeout_s)
-        upward = _new_group(layout.ranks_along(("pp",), rank), timeout_s) if layout.pp > 1 else None
-        return Mesh(layout, rank, torch.device(device), groups, upward, ledger, timeout_s)
+                groups[ranks] = _new_group(ranks, timeout_s, marker.channel(name, ranks))
+        along = named["pp"]
+        upward = _new_group(along, timeout_s, marker.channel("pp", along)) if layout.pp > 1 else None
+        return Mesh(layout, rank, torch.device(device), groups, upward, ledger, timeout_s, marker)
 
     def axis(self, *names: str) -> Axis:
         """Return one axis, or the combination of several."""
@@ -120,7 +133,8 @@ class Mesh:
     def _axis(self, name: str, ranks: Sequence[int]) -> Axis:
         ranks = tuple(ranks)
         assert all(below < above for below, above in pairwise(ranks))
-        return Axis(name, ranks, ranks.index(self.rank), self._groups.get(ranks), self.ledger)
+        channel = self.marker.channel(name, ranks) if len(ranks) > 1 else None
+        return Axis(name, ranks, ranks.index(self.rank), self._groups.get(ranks), self.ledger, channel)
 
     def subset(self, name: str, positions: Sequence[int]) -> Axis:
         """Return an axis of only some positions of one axis, this rank's among them.
@@ -150,7 +164,7 @@ class Mesh:
     def _own_group(self, name: str, members: Sequence[int]) -> Axis:
         ranks = tuple(members)
         if len(ranks) > 1 and ranks not in self._groups:
-            self._groups[ranks] = _new_group(ranks, self._timeout_s)
+            self._groups[ranks] = _new_group(ranks, self._timeout_s, self.marker.channel(name, ranks))
         return self._axis(name, ranks)
 
     @property
@@ -199,8 +213,13 @@ class Mesh:
         return self._axis("world", self.layout.ranks_along(AXES, self.rank))
 
 
-def _new_group(ranks: Sequence[int], timeout_s: float) -> dist.ProcessGroup:
+def _new_group(ranks: Sequence[int], timeout_s: float, channel: Counted | None) -> dist.ProcessGroup:
     """Make a process group; only its ranks call this, and take part."""
+    begun = None if channel is None else channel.begin("new_group")
+    if begun is not None:
+        begun.wait()
     group = dist.new_group(list(ranks), timeout=timedelta(seconds=timeout_s), use_local_synchronization=True)
     assert isinstance(group, dist.ProcessGroup)
+    if begun is not None:
+        begun.done()
     return group

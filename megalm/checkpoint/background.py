@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable
 
+from megalm.watch.marker import Marker
+
 
 class Background:
     """One thread at a time; what it raises is raised where it is waited for.
@@ -10,7 +12,8 @@ class Background:
     The thread is a daemon: a rank that must end does not wait for a save that other ranks will never finish.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, marker: Marker) -> None:
+        self._marker = marker
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -20,7 +23,8 @@ class Background:
 
         def guarded() -> None:
             try:
-                work()
+                with self._marker.beside("saving"):
+                    work()
             except BaseException as error:
                 self._error = error
 
@@ -31,7 +35,8 @@ class Background:
         """Return when the work is done, at once if there is none; raise, once, what it raised."""
         if self._thread is None:
             return
-        self._thread.join()
+        with self._marker.joining():
+            self._thread.join()
         self._thread = None
         error, self._error = self._error, None
         if error is not None:

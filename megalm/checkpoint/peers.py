@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from megalm.collectives import gather_objects
-from megalm.errors import TrainingError, UserError
+from megalm.errors import LostRank, TrainingError, UserError
 from megalm.mesh import Axis
 
 T = TypeVar("T")
@@ -37,7 +37,8 @@ class Peers:
                 backend="gloo",
                 use_local_synchronization=True,
             )
-            self._axis = Axis("checkpoint", world.ranks, world.rank, group)
+            channel = None if world.channel is None else world.channel.beside("checkpoint")
+            self._axis = Axis("checkpoint", world.ranks, world.rank, group, channel=channel)
         self.rank = self._axis.rank
         self.size = self._axis.size
 
@@ -51,8 +52,8 @@ class Peers:
 
         Raises:
             UserError: what ``work`` raised on one rank; every rank raises the same.
-            TrainingError: another rank failed otherwise, ended, or did not answer. A rank whose own ``work`` failed
-                otherwise raises that.
+            TrainingError: another rank failed otherwise. A rank whose own ``work`` failed otherwise raises that.
+            LostRank: another rank ended, or did not answer.
         """
         own_error: Exception | None = None
         answer: dict[str, Any] = {}
@@ -65,11 +66,11 @@ class Peers:
             answer["failed"] = f"{type(error).__name__}: {error}"
         try:
             answers = gather_objects(answer, self._axis)
-        except RuntimeError as error:
-            raise TrainingError(
+        except LostRank as error:
+            raise own_error or LostRank(
                 f"rank {self._axis.ranks[self.rank]} lost another rank while they worked on {self._subject}; it "
                 "ended, or did not answer in time."
-            ) from (own_error or error)
+            ) from error
         if own_error is not None:
             raise own_error
         for rank, other in zip(self._axis.ranks, answers, strict=True):

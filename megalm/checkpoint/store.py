@@ -18,6 +18,7 @@ from megalm.checkpoint.piece import Piece
 from megalm.checkpoint.save import Save
 from megalm.errors import UserError
 from megalm.mesh import Axis
+from megalm.watch.marker import Marker
 
 __all__ = ["Checkpoint", "CheckpointStore", "open_checkpoint"]
 
@@ -37,6 +38,7 @@ class CheckpointStore:
         keep: how many complete checkpoints stay.
         warn: is told, on the first rank, one sentence about each checkpoint that is refused or given up.
         timeout_s: how long a rank waits for the slowest other one to write its share.
+        marker: where this rank marks that it saves.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class CheckpointStore:
         keep: int,
         warn: Callable[[str], None] = _warn_on_stderr,
         timeout_s: float = TIMEOUT_S,
+        marker: Marker | None = None,
     ) -> None:
         """See the class."""
         if keep < 1:
@@ -55,7 +58,7 @@ class CheckpointStore:
         self._peers = Peers(world, timeout_s)
         self._keep = keep
         self._warn = warn
-        self._background = Background()
+        self._background = Background(marker or Marker())
         self._warnings: list[str] = []
 
     def save(self, step: int, tensors: Mapping[str, Piece], facts: Mapping[str, Any], *, asynchronous: bool) -> None:
@@ -70,7 +73,8 @@ class CheckpointStore:
 
         Raises:
             UserError: the file system refused (no space left, no permission); on all ranks, and older checkpoints stay.
-            TrainingError: a rank ended meanwhile, or did not answer in time.
+            TrainingError: a rank failed meanwhile.
+            LostRank: a rank ended meanwhile, or did not answer in time.
         """
         self.wait()
         save = Save(self._folders, self._peers, step)
@@ -92,6 +96,7 @@ class CheckpointStore:
         Raises:
             UserError: as ``save``.
             TrainingError: as ``save``.
+            LostRank: as ``save``.
         """
         try:
             self._background.wait()

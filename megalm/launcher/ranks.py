@@ -10,15 +10,24 @@ from megalm.errors import UserError
 from megalm.launcher.allocator import keep_memory
 from megalm.launcher.placement import Placement
 from megalm.launcher.threads import threads_per_rank
+from megalm.watch.marker import Marker
 
 
-def start(placement: Placement, device_type: str, timeout_s: float, *, keep_large: bool = True) -> None:
+def start(
+    placement: Placement,
+    device_type: str,
+    timeout_s: float,
+    marker: Marker | None = None,
+    *,
+    keep_large: bool = True,
+) -> None:
     """Make this process ready to compute and, in a run of several, join the default process group.
 
     Args:
         placement: which rank this is, and where the ranks meet.
         device_type: ``cpu`` (gloo) or ``cuda`` (nccl, and gloo for bookkeeping).
         timeout_s: how long the ranks wait for one another, here and in each collective.
+        marker: where this rank marks that it waits for the others.
         keep_large: whether large blocks of memory are kept for the next step; see ``keep_memory``.
 
     Raises:
@@ -34,6 +43,10 @@ def start(placement: Placement, device_type: str, timeout_s: float, *, keep_larg
     if placement.world_size == 1:
         return
     timeout = timedelta(seconds=timeout_s)
+    channel = (marker or Marker()).channel("world", tuple(range(placement.world_size)))
+    begun = None if channel is None else channel.begin("rendezvous")
+    if begun is not None:
+        begun.wait()
     try:
         store = dist.TCPStore(  # type: ignore[attr-defined]
             placement.master_addr,
@@ -56,6 +69,8 @@ def start(placement: Placement, device_type: str, timeout_s: float, *, keep_larg
             f"rank {placement.rank} did not meet the other {placement.world_size - 1} at {placement.master_addr}:"
             f"{placement.master_port} ({reason}); look at MASTER_ADDR, MASTER_PORT and run.timeout."
         ) from error
+    if begun is not None:
+        begun.done()
 
 
 def stop() -> None:

@@ -182,6 +182,7 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
         Transport(mesh.pp, mesh.pp_upward, mesh.device) if mesh.pp.size > 1 else None,
         exchange,
     )
+    engine.enter = mesh.marker.enter
     optimizer = Optimizer(
         _update_rule(config.optimizer),
         buckets,

@@ -16,6 +16,7 @@ def evaluate(state: Backend, config: RunConfig, held_out: ValidationData) -> flo
     size = config.train.global_batch_size
     total, num_valid = 0.0, 0
     state.model.eval()
+    state.mesh.marker.enter("evaluating")
     for step in range(min(config.train.eval_batches, -(-held_out.num_samples // size))):
         microbatches = feed.evaluation_step(step, min(size, held_out.num_samples - step * size))
         loss = state.evaluate(microbatches).cpu()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from megalm import collectives
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.store import Checkpoint, CheckpointStore, open_checkpoint
 from megalm.data.loader import TrainingData, ValidationData
@@ -16,6 +17,7 @@ from megalm.launcher.agent import Notes
 from megalm.launcher.conclusion import PREEMPTED
 from megalm.launcher.placement import Placement, from_environment
 from megalm.launcher.slurm import end_of_job
+from megalm.launcher.watchdog import Watchdog, mark
 from megalm.ledger import Ledger
 from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
@@ -46,18 +48,22 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
     placement = placement or from_environment(os.environ) or Placement.alone()
     choice = devices.choose(config.run.device, placement.local_world_size)
     deadline = _deadline(config, os.environ) if placement.rank == 0 else None  # it is enough that one rank asks
+    config.layout.check(placement.world_size)
+    on_device = choice.type != "cpu"
+    marker = mark(Path(config.run.dir), placement, config.layout, os.environ, on_device=on_device)
     notes = Notes.of(os.environ)
-    with Stop(config.run.stop_signals, deadline, asked=notes.asked if notes else None) as stop:
+    with Stop(config.run.stop_signals, deadline, asked=notes.asked if notes else None) as stop, Watchdog(marker):
         if notes:
             notes.begin()
-        ranks.start(placement, choice.type, config.run.timeout, keep_large=config.zero_stage < 2)
         try:
-            config.layout.check(placement.world_size)
-            mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout)
+            ranks.start(placement, choice.type, config.run.timeout, marker, keep_large=config.zero_stage < 2)
+            mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout, marker)
             code = train_on(config, mesh, choice.message, stop)
-            return notes.code(code, stop.ended_by, elastic=False) if notes else code
+            collectives.barrier(mesh.world)  # whoever is behind would not find us
         finally:
             ranks.stop()
+    marker.remove()
+    return notes.code(code, stop.ended_by, elastic=False) if notes else code
 
 
 def _deadline(config: RunConfig, env: Mapping[str, str]) -> float | None:
@@ -109,10 +115,13 @@ class _Run:
             keep=config.checkpoint.keep,
             warn=self.story.say,
             timeout_s=config.run.timeout,
+            marker=mesh.marker,
         )
 
     def go(self) -> bool:
         """Run to the last step, whatever was done before; return whether it was asked to end earlier, and did."""
+        enter = self.mesh.marker.enter
+        enter("looking for a checkpoint")
         newest = self._newest()
         if newest is not None:
             check_same_run(self.config, newest)
@@ -125,11 +134,14 @@ class _Run:
             "vocab_size": self.config.model.vocab_size,
             "seed": self.config.run.seed,
         }
+        enter("opening data")
         source = TrainingData(self.config.data, **settings)
         self.held_out = ValidationData(self.config.data, **settings)
+        enter("building")
         state = build(self.config, self.mesh)
         every = self.config.run.check_replicas
         self.replicas = Replicas(state, self.config.shard_size) if every and isinstance(state, TrainingState) else None
+        enter("loading")
         self._start_from(state, newest)
         self.story.begin(state, resumed=newest is not None)
         feed = Feed(self.config, self.mesh, source, objective_of(self.config))
@@ -137,6 +149,7 @@ class _Run:
         engine = state.engine if isinstance(state, TrainingState) else None
         with traced(run_dir, self.mesh, engine) as end_of_step:
             preempted = self._steps(state, feed, end_of_step)
+        enter("last save")
         self.store.wait()
         return preempted
 
@@ -168,12 +181,16 @@ class _Run:
         self.mesh.ledger.entries.clear()
         memory = MemoryReport(self.config, state)
         state.model.train()
+        marker = self.mesh.marker
         while state.step < self.last_step:
+            marker.step(state.step + 1)
+            marker.enter("between steps")
             reason = self.stop.agreed(self.mesh.world)
             if reason is not None:
                 self._preempt(state, reason)
                 return True
             started = time.perf_counter()
+            marker.enter("reading data")
             with memory.first_step():
                 report = train_step(
                     state,
@@ -186,6 +203,7 @@ class _Run:
                 self.mesh.ledger.close()
                 self.story.communication(self.mesh.ledger)
                 self.story.memory(memory.rows())
+            marker.enter("after the step")
             if self.replicas is not None and report.step % self.config.run.check_replicas == 0:
                 self.replicas.check(report.step)
             self.story.step(report, seconds, self._evaluated(state, report))
@@ -212,6 +230,7 @@ class _Run:
             self._save(state, asynchronous=self.config.checkpoint.async_ and not last)
 
     def _save(self, state: Backend, *, asynchronous: bool) -> None:
+        self.mesh.marker.enter("saving")
         self.story.flush()
         self.store.save(state.step, owned_pieces(state), facts(state, self.config), asynchronous=asynchronous)
         self._saved_step = state.step

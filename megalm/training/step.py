@@ -44,8 +44,12 @@ def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_f
     Raises:
         TrainingError: the loss or a gradient is not finite; the parameter is named, on every rank alike.
     """
+    marker = state.mesh.marker
+    marker.enter("forward and backward")
     partial_loss = state.run(microbatches)
+    marker.enter("clipping")
     grad_norm = state.clip()
+    marker.enter("summing the loss")
     loss, learned = _over_ranks(state, partial_loss, microbatches)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if not finite and not state.loss_scale.overflows() and not skip_non_finite:
@@ -53,6 +57,7 @@ def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_f
     lr = state.lr_schedule(state.step)
     if finite and learned:
         state.loss_scale.succeeds()
+        marker.enter("update")
         state.update(lr)
     state.step += 1
     return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned)

@@ -17,7 +17,7 @@ from megalm.checkpoint.disk import DurableFiles
 from megalm.checkpoint.piece import Piece
 from megalm.checkpoint.store import CheckpointStore
 from megalm.collectives import all_reduce
-from megalm.errors import TrainingError
+from megalm.errors import LostRank, TrainingError
 from tests.checkpoint.tensors import bits, world_of
 from tests.ranks import RankContext, RankFailure, RankPool
 
@@ -98,7 +98,7 @@ def die_while_writing(context: RankContext, run: Path, asynchronous: bool) -> No
     try:
         store.save(2, share(context, values(2)), {"step": 2}, asynchronous=asynchronous)
         store.wait()
-    except TrainingError as error:
+    except LostRank as error:
         (run / f"told-{context.rank}").write_text(f"{time.monotonic() - start} {error}")
 
 
@@ -137,7 +137,7 @@ def come_late(context: RankContext, run: Path) -> str:
     try:
         store.save(1, share(context, values(1)), {"step": 1}, asynchronous=True)
         store.wait()
-    except TrainingError as error:
+    except LostRank as error:
         return str(error)
     return "saved"
 

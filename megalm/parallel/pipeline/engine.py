@@ -15,6 +15,9 @@ from megalm.parallel.pipeline.program import Program
 from megalm.parallel.pipeline.stage import Stage
 from megalm.parallel.pipeline.transport import Parcel, Transport
 
+SEND, FINISH = "last sends", "last gradient sums"
+"""What a rank does when all of its actions are done."""
+
 Record = Callable[[Action, float, float], None]
 """Is told each action with its start and end, in seconds of the engine's clock."""
 
@@ -50,6 +53,7 @@ class Engine:
     Attributes:
         record: is told what training steps do, where somebody wants to know.
         now: the clock of the record.
+        enter: is told each action of a training step when it begins.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Engine:
         self.stages = stages
         self.record: Record | None = None
         self.now: Callable[[], float] = time.perf_counter
+        self.enter: Callable[[object], None] = _tell_nobody
         self._transport = transport
         self._parameters = parameters
 
@@ -75,14 +80,19 @@ class Engine:
         Raises:
             LostRank: a neighbour in the pipeline is gone or silent.
         """
-        loss = _Run(self, self._transport, self._parameters, program, microbatches).go(self.record)
+        loss = _Run(self, self._transport, self._parameters, program, microbatches).go(self.record, self.enter)
+        self.enter(FINISH)
         self._parameters.finish()
         return loss
 
     @torch.no_grad()
     def evaluate(self, program: Program, microbatches: Sequence[MicroBatch]) -> Tensor:
         """Execute a forward-only program and return this rank's share of the losses' sum, as ``run`` does."""
-        return _Run(self, self._transport, self._parameters, program, microbatches).go(None)
+        return _Run(self, self._transport, self._parameters, program, microbatches).go(None, _tell_nobody)
+
+
+def _tell_nobody(action: object) -> None:
+    pass
 
 
 class _Run:
@@ -105,12 +115,13 @@ class _Run:
         self._gradients: dict[tuple[int, int], Gradients] = {}
         self._input_gradients: dict[tuple[int, int], Gradients] = {}
 
-    def go(self, record: Record | None) -> Tensor:
+    def go(self, record: Record | None, enter: Callable[[object], None]) -> Tensor:
         """Do every action in its order."""
         actions = self._program.ranks[self._engine.rank]
         if self._transport is not None:
             self._transport.begin([self._parcel(action) for action in actions if action.kind in _RECEIVES])
         for action in actions:
+            enter(action)
             if record is None:
                 self._do(action)
             else:
@@ -118,6 +129,7 @@ class _Run:
                 self._do(action)
                 record(action, started, self._engine.now())
         if self._transport is not None:
+            enter(SEND)
             self._transport.finish()
         return torch.zeros((), dtype=torch.float64) if self._loss is None else self._loss
 

@@ -142,7 +142,7 @@ class Transport:
                 posted = self._post(parcel)
             for work in posted.work:
                 work.wait()
-        except RuntimeError as error:
+        except LostRank as error:
             raise self._lost(f"in {parcel.action}", parcel.peer, error) from error
         self._post_next(queue)
         return posted.tensors
@@ -156,12 +156,12 @@ class Transport:
         for peer, work, _ in self._sending:
             try:
                 work.wait()
-            except RuntimeError as error:
+            except LostRank as error:
                 raise self._lost("at the end of a step", peer, error) from error
         self._sending.clear()
 
-    def _lost(self, where: str, peer: int, error: RuntimeError) -> LostRank:
-        ranks, reason = self._down.ranks, " ".join(str(error).split())[:200]
+    def _lost(self, where: str, peer: int, error: LostRank) -> LostRank:
+        ranks, reason = self._down.ranks, " ".join(str(error.__cause__).split())[:200]
         return LostRank(
             f"rank {ranks[self._down.rank]} waited {where} for rank {ranks[peer]}, which is gone or silent ({reason})."
         )
