@@ -8,6 +8,10 @@ class UserError(Exception):
     """Bad input, told in one sentence: what is wrong and what to do; the command line ends with exit code 2."""
 
 
+class SaidByAnother(UserError):
+    """What another rank finds and tells as well: this one ends with exit code 2 and adds nothing to the screen."""
+
+
 class TrainingError(Exception):
     """A run that cannot go on (a non-finite loss, a broken checkpoint), told in one sentence; exit code 1."""
 

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from megalm.errors import UserError
-from megalm.launcher.nodes import check_own_node
+from megalm.errors import SaidByAnother, UserError
 from megalm.launcher.placement import Placement
 from megalm.run_config import RunConfig
 
@@ -24,10 +23,9 @@ def load(run_file: str, overrides: Sequence[str] | None, placement: Placement | 
         config = RunConfig.load(run_file, overrides or ())
         if placement is not None:
             config.layout.check(placement.world_size)
-            check_own_node(config.layout, placement, config.tensor.across_nodes)
     except UserError as error:
         if placement is not None and placement.rank:
-            raise typer.Exit(2) from error
+            raise SaidByAnother(str(error)) from error
         raise
     for sentence in config.without_effect() if placement is None or placement.rank == 0 else ():
         print(f"megalm: {sentence}", file=sys.stderr)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from megalm.errors import LostRank, TrainingError, UserError
+from megalm.errors import LostRank, SaidByAnother, TrainingError, UserError
 from megalm.launcher.agent import AGENT
 from megalm.launcher.parent import die_with
 from megalm.launcher.placement import LOCAL_LAUNCHER
@@ -37,6 +37,9 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
         from megalm.cli.app import invoke  # inside, so that Ctrl-C during the imports is one line too
 
         code = invoke(arguments)
+    except SaidByAnother as error:
+        tell("refused", 2, str(error), env)
+        return 2
     except UserError as error:
         return _ended("refused", 2, str(error), env)
     except TrainingError as error:

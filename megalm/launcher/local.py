@@ -9,7 +9,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,8 +50,9 @@ def launch(command: Sequence[str], num_ranks: int) -> Outcome:
             "start them on several machines with torchrun or srun."
         )
     with socket.create_server((LOOPBACK, 0), backlog=max(128, num_ranks)) as listener:
-        env = {**os.environ, **_alone()}
-        ranks = LocalRanks(command, env, Share(0, num_ranks, num_ranks, LOOPBACK, listener.getsockname()[1]), listener)
+        ranks = LocalRanks(
+            command, os.environ, Share(0, num_ranks, num_ranks, LOOPBACK, listener.getsockname()[1]), listener
+        )
         with _signals_handed_on(ranks):
             ends = ranks.run()
     return conclude(ends, ranks.received)
@@ -183,13 +183,6 @@ class LocalRanks:
     def _send(self, number: int) -> None:
         for rank in self._ranks:
             rank.send(number)
-
-
-def _alone() -> Mapping[str, str]:
-    """Return what ranks that are all on this machine need to find one another: its own name may not resolve."""
-    if sys.platform != "linux" or "GLOO_SOCKET_IFNAME" in os.environ:
-        return {}
-    return {"GLOO_SOCKET_IFNAME": "lo"}
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from megalm.errors import UserError
-from megalm.launcher.placement import Placement
 from megalm.layout import Layout
 
 
@@ -27,29 +26,28 @@ def check_nodes(layout: Layout, ranks_of_each_node: Sequence[int], across_nodes:
     for number, ranks in enumerate(ranks_of_each_node, 1):
         if ranks % layout.tp:
             who = f"machine {number} of {len(ranks_of_each_node)} has {ranks} {'rank' if ranks == 1 else 'ranks'}"
-            raise UserError(_across(layout, who))
+            raise UserError(_across(layout.tp, who))
 
 
-def check_own_node(layout: Layout, placement: Placement, across_nodes: bool) -> None:
-    """Refuse a layout of which this rank's tp group is not all on this rank's machine.
+def check_hosts(hosts: Sequence[str], tp: int) -> None:
+    """Refuse ranks of which a tp group is not all on one machine, however they were dealt.
 
     Args:
-        layout: of the run.
-        placement: this rank's; the ranks of its machine follow one another.
-        across_nodes: ``tensor.across_nodes``.
+        hosts: the machine of each rank.
+        tp: ``layout.tp``, or 1 where a tp group may lie on several machines.
 
     Raises:
-        UserError: the group lies on several machines, and that was not asked for.
+        UserError: a group is split.
     """
-    first = placement.rank - placement.local_rank
-    group = placement.rank // layout.tp * layout.tp
-    if not across_nodes and (group < first or group + layout.tp > first + placement.local_world_size):
-        raise UserError(_across(layout, f"rank {placement.rank} has {placement.local_world_size} on its machine"))
+    for first in range(0, len(hosts), tp):
+        other = next((rank for rank in range(first, first + tp) if hosts[rank] != hosts[first]), None)
+        if other is not None:
+            raise UserError(_across(tp, f"rank {first} is on {hosts[first]}, rank {other} on {hosts[other]}"))
 
 
-def _across(layout: Layout, who: str) -> str:
+def _across(tp: int, who: str) -> str:
     return (
-        f"a group of layout.tp={layout.tp} neighbouring ranks would lie on two machines ({who}); choose a tp that "
-        "divides the ranks of every machine, or say tensor.across_nodes=true if their network is fast enough for an "
-        "exchange in every layer."
+        f"a group of layout.tp={tp} neighbouring ranks would lie on two machines ({who}); choose a tp that divides the "
+        "ranks of every machine, or say tensor.across_nodes=true if their network is fast enough for an exchange in "
+        "every layer."
     )

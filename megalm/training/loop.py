@@ -11,10 +11,10 @@ from megalm import collectives
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.store import Checkpoint, CheckpointStore, open_checkpoint
 from megalm.data.loader import TrainingData, ValidationData
-from megalm.launcher import device as devices
 from megalm.launcher import ranks
 from megalm.launcher.agent import Notes
 from megalm.launcher.conclusion import PREEMPTED
+from megalm.launcher.device import num_gpus
 from megalm.launcher.placement import Placement, from_environment
 from megalm.launcher.slurm import end_of_job
 from megalm.launcher.watchdog import Watchdog, mark
@@ -46,17 +46,23 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
         TrainingError: the run cannot go on.
     """
     placement = placement or from_environment(os.environ) or Placement.alone()
-    choice = devices.choose(config.run.device, placement.local_world_size)
-    deadline = _deadline(config, os.environ) if placement.rank == 0 else None  # it is enough that one rank asks
     config.layout.check(placement.world_size)
-    on_device = choice.type != "cpu"
+    deadline = _deadline(config, os.environ) if placement.rank == 0 else None  # it is enough that one rank asks
+    on_device = config.run.device != "cpu" and num_gpus() > 0
     marker = mark(Path(config.run.dir), placement, config.layout, os.environ, on_device=on_device)
     notes = Notes.of(os.environ)
     with Stop(config.run.stop_signals, deadline, asked=notes.asked if notes else None) as stop, Watchdog(marker):
         if notes:
             notes.begin()
         try:
-            ranks.start(placement, choice.type, config.run.timeout, marker, keep_large=config.zero_stage < 2)
+            choice = ranks.start(
+                placement,
+                config.run.device,
+                config.run.timeout,
+                marker,
+                together=1 if config.tensor.across_nodes else config.layout.tp,
+                keep_large=config.zero_stage < 2,
+            )
             mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout, marker)
             code = train_on(config, mesh, choice.message, stop)
             collectives.barrier(mesh.world)  # whoever is behind would not find us

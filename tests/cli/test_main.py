@@ -89,13 +89,13 @@ def test_under_a_launcher_a_rank_takes_its_place(
 ) -> None:
     for name, value in RANK_1_OF_2.items():
         monkeypatch.setenv(name, value)
-    assert run(["train", run_file, "layout.dp=2"], {}) == 0
+    assert run(["train", run_file, "layout.tp=2"], {}) == 0
     ((_, placement),) = trained
     assert (placement.rank, placement.world_size) == (1, 2)
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
-@pytest.mark.parametrize("override", ["layout.tp=1", "layout.tpp=2", "layout.tp=2"])
+@pytest.mark.parametrize("override", ["layout.tp=1", "layout.tpp=2"])
 def test_what_all_ranks_refuse_rank_0_tells(
     run_file: str,
     trained: list[tuple[RunConfig, Placement]],

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megalm.errors import UserError
-from megalm.launcher.nodes import check_nodes, check_own_node
-from megalm.launcher.placement import Placement
+from megalm.launcher.nodes import check_hosts, check_nodes
 from megalm.layout import Layout
 
 
@@ -18,21 +17,24 @@ def test_a_layout_is_refused_exactly_if_a_tp_group_lies_on_two_machines(sizes: l
         return
     layout = Layout(dp=world_size // tp, tp=tp)
     machine = [number for number, size in enumerate(sizes) for _ in range(size)]
-    split = [len({machine[rank] for rank in layout.ranks_along(("tp",), first)}) > 1 for first in range(world_size)]
+    split = any(len({machine[rank] for rank in layout.ranks_along(("tp",), first)}) > 1 for first in range(world_size))
+    hosts = [f"h{number}" for number in machine]
     check_nodes(layout, sizes, across_nodes=True)
-    for rank, here in enumerate(machine):
-        place = Placement(rank, world_size, rank - machine.index(here), sizes[here], "h0", 29500, "torchrun")
-        check_own_node(layout, place, across_nodes=True)
-        if split[rank]:
-            with pytest.raises(UserError, match=f"rank {rank} has {sizes[here]} on its machine"):
-                check_own_node(layout, place, across_nodes=False)
-        else:
-            check_own_node(layout, place, across_nodes=False)
-    if any(split):
+    check_hosts(hosts, tp=1)
+    if split:
         with pytest.raises(UserError, match=f"layout.tp={tp} .*tensor.across_nodes=true"):
             check_nodes(layout, sizes, across_nodes=False)
+        with pytest.raises(UserError, match=f"layout.tp={tp} .*tensor.across_nodes=true"):
+            check_hosts(hosts, tp)
     else:
         check_nodes(layout, sizes, across_nodes=False)
+        check_hosts(hosts, tp)
+
+
+def test_ranks_that_are_dealt_in_turns_are_refused() -> None:
+    check_hosts(["h0", "h1"] * 2, tp=1)
+    with pytest.raises(UserError, match="rank 0 is on h0, rank 1 on h1"):
+        check_hosts(["h0", "h1"] * 2, tp=2)
 
 
 def test_a_layout_that_does_not_fill_the_machines_is_refused() -> None:
