@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    Metadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+)
 
 from megalm.checkpoint.manifest import TENSOR_INDEX, Damaged
 
@@ -50,7 +55,16 @@ class _TensorIndexUnpickler(pickle.Unpickler):
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or (module, name) in ALLOWED:
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):  # by which Python 3.11.2 writes a member of an enumeration
+            return _member
         raise Damaged(f"{TENSOR_INDEX} asks for {module}.{name}, which no index of tensors holds; it was not run")
+
+
+def _member(kind: Any, name: Any) -> _MEM_FORMAT_ENCODING:
+    """Return a member of the one enumeration that an index holds."""
+    if kind is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
+        raise Damaged(f"{TENSOR_INDEX} asks for {name!r} of {kind!r}, which no index of tensors holds; it was not run")
+    return _MEM_FORMAT_ENCODING[name]
 
 
 def read_tensor_index(folder: Path, files: Collection[str]) -> TensorIndex:

@@ -1,5 +1,7 @@
 """Oracle: a file that a planted program would have made; it must not be there after a refusal."""
 
+import enum
+import io
 import os
 import pickle
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, TensorStorageMetadata
 
 from megalm.checkpoint.manifest import FACTS, MANIFEST, MARK, TENSOR_INDEX, Fingerprint, Manifest, fingerprint, mark_of
 from megalm.checkpoint.store import open_checkpoint
@@ -79,6 +81,42 @@ def test_a_program_in_the_tensor_index_is_named_and_does_not_run(folder: Path, t
     assert not witness.exists()
     pickle.loads((folder / TENSOR_INDEX).read_bytes())
     assert witness.exists()  # the program was a real one
+
+
+class OlderPickler(pickle.Pickler):
+    """Writes members of enumerations as Python 3.11.2, that of Debian 12, does."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (getattr, (type(value), value.name)) if isinstance(value, enum.Enum) else NotImplemented
+
+
+class Attribute:
+    """A pickle of this asks for an attribute."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.asked = (owner, name)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
+        return getattr, self.asked
+
+
+def test_what_an_older_python_has_written_is_read(folder: Path) -> None:
+    """Oracle: also the tensors that were saved."""
+    index = index_of(folder)
+    text = io.BytesIO()
+    OlderPickler(text).dump(index)
+    assert b"getattr" in text.getvalue()
+    (folder / TENSOR_INDEX).write_bytes(text.getvalue())
+    seal(folder)
+    check_whole(open_checkpoint(folder, Axis.alone()))
+
+
+@pytest.mark.parametrize("owner", [torch.Size, _MEM_FORMAT_ENCODING, torch.float32])
+def test_no_other_attribute_is_had(folder: Path, owner: Any) -> None:
+    planted: Any = Attribute(owner, "__class__")
+    plant(folder, replace(index_of(folder), planner_data=planted))
+    with pytest.raises(UserError, match=r"\.metadata asks for '__class__' of .*; it was not run"):
+        open_checkpoint(folder, Axis.alone())
 
 
 @pytest.mark.parametrize("name", ["builtins.eval", "torch.load", "torch.serialization.os.system", "pickle.loads"])
