@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from megalm.errors import SaidByAnother, UserError
+from megalm.launcher.elastic import check_placed
 from megalm.launcher.placement import Placement
 from megalm.run_config import RunConfig
 
@@ -22,7 +23,7 @@ def load(run_file: str, overrides: Sequence[str] | None, placement: Placement | 
     try:
         config = RunConfig.load(run_file, overrides or ())
         if placement is not None:
-            config.layout.check(placement.world_size)
+            check_placed(config, placement.world_size)
     except UserError as error:
         if placement is not None and placement.rank:
             raise SaidByAnother(str(error)) from error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from megalm.data.config import DataConfig
 from megalm.data.corpora import Reading, Samples, open_corpus
 from megalm.data.meta import META, TRAIN, VALIDATION, read_meta, tokenizer_digest
-from megalm.data.order import SampleOrder, permuted
+from megalm.data.order import Place, SampleOrder, permuted
 from megalm.errors import UserError
 
 FIXED_ORDER = 0
@@ -69,9 +69,13 @@ class TrainingData:
     def rows(self, step: int, first: int, count: int) -> Rows:
         """Return samples ``first`` to ``first + count`` of the global batch of a step, counted from step 0."""
         start = step * self._global_batch_size + first
-        places = [self._order.place(n) for n in range(start, start + count)]
+        places = [self.place(n) for n in range(start, start + count)]
         read = [self._corpora[place.corpus].read(place.epoch, place.window) for place in places]
         return _rows(read, start, self._reading.seq_length)
+
+    def place(self, n: int) -> Place:
+        """Return where sample ``n`` of the run lies."""
+        return self._order.place(n)
 
 
 class ValidationData:

@@ -37,6 +37,19 @@ class Meeting(NamedTuple):
     variables: Mapping[str, str]
 
 
+def agent_has_store(env: Mapping[str, str]) -> bool:
+    """Whether torchrun's agent listens on the port already; else rank 0 does, on another port at each start."""
+    return env.get(AGENT_STORE) == "True"
+
+
+def attempt(env: Mapping[str, str]) -> str:
+    """Return what tells the starts of ranks apart that meet in one store: torchrun's outlives those of an attempt.
+
+    Where each start has a store of its own the agents' counts mean nothing: one that came later has counted less.
+    """
+    return env.get("TORCHELASTIC_RESTART_COUNT", "0") if agent_has_store(env) else "0"
+
+
 def prepare(placement: Placement, env: Mapping[str, str]) -> Meeting:
     """Return where a rank of several meets the others, with the socket for it on rank 0.
 
@@ -60,7 +73,7 @@ def _prepare(placement: Placement, env: Mapping[str, str]) -> Meeting:
     spans = placement.world_size > placement.local_world_size
     known = interfaces()
     address = _resolve(placement.master_addr)
-    agent = env.get(AGENT_STORE) == "True"
+    agent = agent_has_store(env)
     if spans and address.is_loopback and not agent:
         address = _seen_from_outside(placement.master_addr, address, known)
     variables = _interfaces_chosen(address, spans, known, env)

@@ -21,6 +21,15 @@ def check_nodes(layout: Layout, ranks_of_each_node: Sequence[int], across_nodes:
         UserError: it does not fit.
     """
     layout.check(sum(ranks_of_each_node))
+    check_groups(layout, ranks_of_each_node, across_nodes)
+
+
+def check_groups(layout: Layout, ranks_of_each_node: Sequence[int], across_nodes: bool) -> None:
+    """Refuse machines on which a tp group would lie on two of them, however many of them there are in the end.
+
+    Raises:
+        UserError: the tp groups do not fit.
+    """
     if across_nodes:
         return
     for number, ranks in enumerate(ranks_of_each_node, 1):

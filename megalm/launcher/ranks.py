@@ -11,9 +11,10 @@ import torch.distributed as dist
 
 from megalm.errors import UserError
 from megalm.launcher import device as devices
+from megalm.launcher.agent import FOLDER
 from megalm.launcher.allocator import keep_memory
 from megalm.launcher.device import DeviceChoice
-from megalm.launcher.meeting import prepare
+from megalm.launcher.meeting import attempt, prepare
 from megalm.launcher.nodes import check_hosts
 from megalm.launcher.placement import Placement
 from megalm.launcher.roll_call import Present, Store, roll_call
@@ -49,7 +50,8 @@ def start(
     keep_memory(large=keep_large)
     if placement.launcher == "slurm" and "SLURM_CPUS_PER_TASK" in os.environ:
         torch.set_num_threads(int(os.environ["SLURM_CPUS_PER_TASK"]))
-    elif placement.launcher == "torchrun" or "OMP_NUM_THREADS" not in os.environ:  # torchrun sets 1 unasked
+    elif "OMP_NUM_THREADS" not in os.environ or (placement.launcher == "torchrun" and FOLDER not in os.environ):
+        # a torchrun that megalm has not started sets 1 unasked
         torch.set_num_threads(threads_per_rank(placement.local_world_size))
     timeout = timedelta(seconds=timeout_s)
     channel = (marker or Marker()).channel("world", tuple(range(placement.world_size)))
@@ -97,8 +99,7 @@ def _meet(placement: Placement, timeout: timedelta) -> Any:  # a store, whose ty
         timeout=timeout,
         master_listen_fd=meeting.listen_fd,
     )
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the ranks of an attempt
-    return dist.PrefixStore(f"megalm/{attempt}", store)  # type: ignore[attr-defined]
+    return dist.PrefixStore(f"megalm/{attempt(os.environ)}", store)  # type: ignore[attr-defined]
 
 
 def _choose(store: Store | None, placement: Placement, device: str, together: int) -> DeviceChoice:

@@ -23,14 +23,17 @@ from urllib.parse import urlsplit
 from megalm.errors import UserError
 from megalm.launcher.agent import FOLDER, Notes
 from megalm.launcher.conclusion import PREEMPTED
+from megalm.launcher.elastic import fit
 from megalm.launcher.job import Job
-from megalm.launcher.nodes import check_nodes
+from megalm.launcher.nodes import check_groups, check_nodes
 from megalm.launcher.threads import threads_per_rank
 from megalm.run_config import RunConfig
 
 POLL_S = 0.1
 STARTING_S = 3.0
 """After a request to end: how long ranks that just start may take to be seen."""
+ELASTIC_RESTARTS = 20
+"""Of an elastic run that does not say how many: each machine that is lost costs one."""
 LEAST_SHUTDOWN_S = 15
 """Until a rank that was told to end is killed, if a save needs no longer."""
 CONFIGURATION = {
@@ -124,19 +127,27 @@ def parse_nodes(text: str) -> tuple[int, int]:
     return least, most
 
 
-def ranks_of_node(config: RunConfig, num_nodes: int, asked: int | None) -> int:
-    """Return how many ranks each node has: what is asked, or what the layout needs of ``num_nodes``.
+def ranks_of_node(config: RunConfig, least: int, most: int, asked: int | None) -> int:
+    """Return how many ranks each node has: what is asked, or what the layout needs of ``most`` nodes.
 
     Raises:
-        UserError: the layout does not fit on so many nodes.
+        UserError: the layout does not fit on so many nodes, or their number may change and the run is not elastic.
     """
-    world_size = config.layout.world_size
-    if asked is None and world_size % num_nodes:
+    layout, elastic = config.layout, config.run.elastic
+    if least < most and not elastic:
         raise UserError(
-            f"the layout's {world_size} ranks do not divide among {num_nodes} nodes; change the layout, or --nnodes."
+            f"--nnodes={least}:{most} lets the number of nodes change; set run.elastic=true, or give one number."
         )
-    found = asked or world_size // num_nodes
-    check_nodes(config.layout, [found] * num_nodes, config.tensor.across_nodes)
+    if asked is None and layout.world_size % most:
+        raise UserError(
+            f"the layout's {layout.world_size} ranks do not divide among {most} nodes; change the layout, or --nnodes."
+        )
+    found = asked or layout.world_size // most
+    if elastic:
+        fit(config, least * found)
+        check_groups(layout, [found] * most, config.tensor.across_nodes)
+    else:
+        check_nodes(layout, [found] * most, config.tensor.across_nodes)
     return found
 
 
@@ -166,11 +177,12 @@ def run(
         UserError: the layout does not fit the nodes, or the nodes cannot meet.
     """
     least, most = parse_nodes(nodes)
-    ranks = ranks_of_node(config, most, ranks_per_node)
-    if config.run.max_restarts and config.checkpoint.resume != "auto":
+    ranks = ranks_of_node(config, least, most, ranks_per_node)
+    restarts = config.run.max_restarts or (ELASTIC_RESTARTS if config.run.elastic else 0)
+    if restarts and config.checkpoint.resume != "auto":
         raise UserError(
             f"checkpoint.resume={config.checkpoint.resume} would begin there again at every restart of torchrun's; use "
-            "checkpoint.resume=auto in a new run.dir, with checkpoint.load, or run.max_restarts=0."
+            "checkpoint.resume=auto in a new run.dir, with checkpoint.load, or leave run.max_restarts and run.elastic."
         )
     place = meeting(endpoint, most, own_address)
     settings = {**CONFIGURATION, **({"is_host": "1"} if place.here else {})}
@@ -186,7 +198,7 @@ def run(
         f"--rdzv-id={rdzv_id}",
         f"--rdzv-conf={conf}",
         f"--local-addr={place.own_address}",
-        f"--max-restarts={config.run.max_restarts}",
+        f"--max-restarts={restarts}",
         f"--shutdown-timeout={max(LEAST_SHUTDOWN_S, config.checkpoint.before_limit)}",
         *("-m", "megalm", "train", *train),
     ]
@@ -198,7 +210,7 @@ def run(
         **os.environ,
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # torch 2.13: with a shared store a node that returns is not let in
     }
-    return _Agent(command, env, config.run.stop_signals).run()
+    return _Agent(command, env, config.run.stop_signals, leaves=least < most and not place.here).run()
 
 
 class _Agent:
@@ -208,14 +220,18 @@ class _Agent:
         command: what to start.
         env: its environment.
         stop_signals: names of those that ask the run to save and end.
+        leaves: whether SIGTERM is meant for this node alone, and the others go on without it.
     """
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], stop_signals: Sequence[str]) -> None:
-        self._command, self._env = command, env
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], stop_signals: Sequence[str], *, leaves: bool
+    ) -> None:
+        self._command, self._env, self._leaves = command, env, leaves
         self._stop_signals = [signal.Signals[name] for name in stop_signals]
         self._received: signal.Signals | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._asked_at: float | None = None
+        self._idle = False
 
     def run(self) -> int:
         """Start it, hand signals on to it, and return how the run ended."""
@@ -238,11 +254,11 @@ class _Agent:
             except subprocess.TimeoutExpired:
                 asked = self._asked_at
                 if asked is not None and time.monotonic() - asked > STARTING_S and not self._notes.any_rank():
-                    process.send_signal(signal.SIGTERM)  # it waits for other nodes: nothing is to be saved
+                    self._idle = True  # it waits for other nodes: nothing is to be saved
+                    process.send_signal(signal.SIGTERM)
 
     def _conclude(self, code: int) -> int:
-        waited_only = self._asked_at is not None and code == 128 + signal.SIGTERM
-        if self._notes.saved or waited_only:
+        if self._notes.saved or (self._idle and self._received in self._stop_signals):
             return PREEMPTED
         if self._received is not None and code:
             return 128 + self._received
@@ -255,8 +271,11 @@ class _Agent:
 
     def _hand_on(self, number: signal.Signals) -> None:
         assert self._process is not None
-        if number in self._stop_signals:
+        if number not in self._stop_signals:
+            self._process.send_signal(number)
+        elif self._leaves and number == signal.SIGTERM:
+            self._idle = not self._notes.any_rank()
+            self._process.send_signal(number)
+        else:
             self._notes.ask(f"{number.name} to the launcher")
             self._asked_at = self._asked_at or time.monotonic()
-        else:
-            self._process.send_signal(number)

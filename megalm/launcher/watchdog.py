@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from megalm.errors import UserError
+from megalm.launcher.meeting import attempt
 from megalm.launcher.placement import Placement
 from megalm.layout import Layout
 from megalm.watch.marker import Marker, MarkerFile, clear_positions
@@ -17,7 +18,7 @@ BEAT_S = 1.0
 FLUSH_EVERY = 10
 """Beats between two of which the file is handed to the disk: machines that share it see it so often."""
 LAUNCH_VARIABLES = (
-    *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
+    *("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
     *("PMIX_NAMESPACE", "MASTER_PORT"),
 )
 """What differs from launch to launch and is alike on all ranks of one."""
@@ -48,7 +49,7 @@ def mark(run_dir: Path, placement: Placement, layout: Layout, env: Mapping[str, 
             coordinates=layout.coordinates(rank)._asdict(),
             machine=this_machine(),
             born=born(os.getpid()),
-            launch=" ".join([placement.launcher, *(env.get(name, "-") for name in LAUNCH_VARIABLES)]),
+            launch=" ".join([placement.launcher, attempt(env), *(env.get(name, "-") for name in LAUNCH_VARIABLES)]),
             started=time.time(),
             on_device=on_device,
         )

@@ -39,6 +39,11 @@ class RunSection(Section):
         description="true records what each rank does when, one line a step in trace/, for the report's timeline and "
         "trace.json; costs some speed. A resume begins the record anew.",
     )
+    record_samples: bool = Field(
+        False,
+        description="true writes samples.jsonl: for each step the number, corpus, epoch and window of every sample of "
+        "the global batch, and a fingerprint of its tokens as the ranks were fed them.",
+    )
     stop_signals: list[Literal["SIGTERM", "SIGUSR1", "SIGUSR2"]] = Field(
         ["SIGTERM", "SIGUSR1"],
         description="What asks the run to save after its current step and to end with exit code 75; the same command "
@@ -50,6 +55,12 @@ class RunSection(Section):
         description="How often in all a run that failed is started again from its last checkpoint; 0 never. A killed, "
         "hung or crashed rank or a full disk may pass; what is refused before the run has trained, and a run that was "
         "asked to end, is not started again.",
+    )
+    elastic: bool = Field(
+        False,
+        description="true lets layout.dp follow the ranks that torchrun brings: the largest that they can hold and "
+        "that divides train.global_batch_size, at most the one written. The run loses a machine and goes on from its "
+        "last checkpoint, and takes one in, with the same samples and the same losses but for rounding.",
     )
     check_replicas: int = Field(
         0, ge=0, description="Every so many steps, compare the replicas of all parameters bit for bit; 0 never."

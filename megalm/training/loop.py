@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,8 +16,10 @@ from megalm.launcher import ranks
 from megalm.launcher.agent import Notes
 from megalm.launcher.conclusion import PREEMPTED
 from megalm.launcher.device import num_gpus
+from megalm.launcher.elastic import Fit, check_placed
 from megalm.launcher.placement import Placement, from_environment
 from megalm.launcher.slurm import end_of_job
+from megalm.launcher.spare import End, Spares
 from megalm.launcher.watchdog import Watchdog, mark
 from megalm.ledger import Ledger
 from megalm.mesh import Mesh
@@ -28,6 +31,7 @@ from megalm.training.feed import Feed, objective_of
 from megalm.training.memory_report import MemoryReport
 from megalm.training.replicas import Replicas
 from megalm.training.resume import check_same_run, facts, local_pieces, owned_pieces, restore
+from megalm.training.samples import samples_of
 from megalm.training.step import StepReport, train_step
 from megalm.training.stop import Stop
 from megalm.training.story import Story
@@ -46,14 +50,26 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
         TrainingError: the run cannot go on.
     """
     placement = placement or from_environment(os.environ) or Placement.alone()
-    config.layout.check(placement.world_size)
+    fit = check_placed(config, placement.world_size)
     deadline = _deadline(config, os.environ) if placement.rank == 0 else None  # it is enough that one rank asks
+    notes = Notes.of(os.environ)
+    with Stop(config.run.stop_signals, deadline) as stop:
+        if notes is not None:
+            notes.begin()
+            stop.sources.append(notes.asked)
+        if placement.rank < fit.config.layout.world_size:
+            end = _take_part(fit, replace(placement, world_size=fit.config.layout.world_size), stop)
+        else:
+            end = Spares(placement, fit.spare, config.run.timeout).wait(stop.reason)
+    return end.code if notes is None else notes.code(end.code, end.reason, elastic=config.run.elastic)
+
+
+def _take_part(fit: Fit, placement: Placement, stop: Stop) -> End:
+    """Train as one rank of the layout, and let those that it has no use for end with it."""
+    config, spares = fit.config, None
     on_device = config.run.device != "cpu" and num_gpus() > 0
     marker = mark(Path(config.run.dir), placement, config.layout, os.environ, on_device=on_device)
-    notes = Notes.of(os.environ)
-    with Stop(config.run.stop_signals, deadline, asked=notes.asked if notes else None) as stop, Watchdog(marker):
-        if notes:
-            notes.begin()
+    with Watchdog(marker):
         try:
             choice = ranks.start(
                 placement,
@@ -63,13 +79,19 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
                 together=1 if config.tensor.across_nodes else config.layout.tp,
                 keep_large=config.zero_stage < 2,
             )
+            if fit.spare and placement.rank == 0:
+                spares = Spares(placement, fit.spare, config.run.timeout, hosts=placement.world_size == 1)
+                stop.sources.append(spares.asked)
             mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout, marker)
-            code = train_on(config, mesh, choice.message, stop)
+            message = "; ".join([choice.message, *([fit.sentence()] if config.run.elastic else [])])
+            end = End(train_on(config, mesh, message, stop), stop.ended_by)
+            if spares is not None:
+                spares.release(end)
             collectives.barrier(mesh.world)  # whoever is behind would not find us
         finally:
             ranks.stop()
     marker.remove()
-    return notes.code(code, stop.ended_by, elastic=False) if notes else code
+    return end
 
 
 def _deadline(config: RunConfig, env: Mapping[str, str]) -> float | None:
@@ -141,7 +163,7 @@ class _Run:
             "seed": self.config.run.seed,
         }
         enter("opening data")
-        source = TrainingData(self.config.data, **settings)
+        self.source = TrainingData(self.config.data, **settings)
         self.held_out = ValidationData(self.config.data, **settings)
         enter("building")
         state = build(self.config, self.mesh)
@@ -150,7 +172,7 @@ class _Run:
         enter("loading")
         self._start_from(state, newest)
         self.story.begin(state, resumed=newest is not None)
-        feed = Feed(self.config, self.mesh, source, objective_of(self.config))
+        feed = Feed(self.config, self.mesh, self.source, objective_of(self.config))
         run_dir = Path(self.config.run.dir) if self.config.run.trace else None
         engine = state.engine if isinstance(state, TrainingState) else None
         with traced(run_dir, self.mesh, engine) as end_of_step:
@@ -198,11 +220,8 @@ class _Run:
             started = time.perf_counter()
             marker.enter("reading data")
             with memory.first_step():
-                report = train_step(
-                    state,
-                    feed.training_step(state.step),
-                    skip_non_finite=self.config.train.non_finite == "skip",
-                )
+                microbatches = feed.training_step(state.step)
+                report = train_step(state, microbatches, skip_non_finite=self.config.train.non_finite == "skip")
             seconds = time.perf_counter() - started
             end_of_step(report.step)
             if self.mesh.ledger.recording:
@@ -212,6 +231,9 @@ class _Run:
             marker.enter("after the step")
             if self.replicas is not None and report.step % self.config.run.check_replicas == 0:
                 self.replicas.check(report.step)
+            if self.config.run.record_samples:
+                seen = samples_of(microbatches, self.mesh.dp)
+                self.story.samples(report.step, [(each, self.source.place(each[0])) for each in seen])
             self.story.step(report, seconds, self._evaluated(state, report))
             self._save_when_due(state)
         return False

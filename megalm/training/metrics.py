@@ -42,7 +42,7 @@ class MetricsFile:
         path = self._file.path
         data = path.read_bytes()
         kept = last_step = 0
-        for row, end in _whole_rows(data):
+        for row, end in whole_rows(data):
             if row["step"] > step:
                 break
             kept, last_step = end, row["step"]
@@ -89,14 +89,14 @@ def rows(path: Path) -> list[dict[str, Any]]:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}); name the directory of a run.") from error
-    found = list(_whole_rows(data))
+    found = list(whole_rows(data))
     end = found[-1][1] if found else 0
     if b"\n" in data[end:]:
         raise UserError(f"{path}: line {len(found) + 1} is not a row of metrics; mend that line or take it out.")
     return [row for row, _ in found]
 
 
-def _whole_rows(data: bytes) -> Iterator[tuple[dict[str, Any], int]]:
+def whole_rows(data: bytes) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield each row with the offset of its end, up to the first line that is not a whole row."""
     end = 0
     for line in data.splitlines(keepends=True):

@@ -24,22 +24,18 @@ class Stop(AbstractContextManager["Stop"]):
         signals: names of those that ask for it.
         deadline_s: Unix time after which the run asks by itself; ``None`` without a limit.
         now: the clock of the deadline.
-        asked: another place where a request may lie: returns why, or ``None``.
 
     Attributes:
+        sources: other places where a request may lie; each returns why, or ``None``.
         ended_by: what the ranks agreed to end for, or ``None``.
     """
 
     def __init__(
-        self,
-        signals: Sequence[str],
-        deadline_s: float | None = None,
-        now: Callable[[], float] = time.time,
-        asked: Callable[[], str | None] | None = None,
+        self, signals: Sequence[str], deadline_s: float | None = None, now: Callable[[], float] = time.time
     ) -> None:
         """See the class."""
+        self.sources: list[Callable[[], str | None]] = []
         self.ended_by: str | None = None
-        self._asked = asked
         self._signals = [signal.Signals[name] for name in signals]
         self._deadline_s, self._now = deadline_s, now
         self._received: str | None = None
@@ -62,9 +58,9 @@ class Stop(AbstractContextManager["Stop"]):
         """Return what has asked this rank to end, or ``None``."""
         if self._received is None and self._deadline_s is not None and self._now() >= self._deadline_s:
             return "the job's time limit"
-        if self._received is None and self._asked is not None:
-            return self._asked()
-        return self._received
+        if self._received is not None:
+            return self._received
+        return next((why for source in self.sources if (why := source()) is not None), None)
 
     def agreed(self, world: Axis) -> str | None:
         """Return why the run ends now, the same on all ranks, or ``None``; every rank asks after the same step.

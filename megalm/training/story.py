@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from megalm.data.order import Place
 from megalm.errors import UserError
 from megalm.ledger import Ledger
 from megalm.models.config import FAMILY_DEFAULTS
@@ -21,6 +22,7 @@ from megalm.training.mfu import Mfu
 from megalm.training.precision import told
 from megalm.training.progress import Progress
 from megalm.training.report import write_report
+from megalm.training.samples import FILE, SamplesFile, Seen
 from megalm.training.step import StepReport
 from megalm.training.track import Tracker, trackers
 
@@ -42,6 +44,7 @@ class Story:
         self._closing = ExitStack()
         self._trackers: list[Tracker] = []
         self._mfu: Mfu | None = None
+        self._samples: SamplesFile | None = None
         self._on_cuda = False
 
     def open(self) -> None:
@@ -77,6 +80,9 @@ class Story:
         self._metrics = MetricsFile(self.directory / "metrics.jsonl")
         self._closing.callback(self._metrics.close)
         self._metrics.truncate_after(state.step)
+        if self.config.run.record_samples:
+            self._samples = SamplesFile(self.directory / FILE, state.step)
+            self._closing.callback(self._samples.close)
         if (line := told(self.config.train.precision, state.mesh.device)) is not None:
             self.say(line)
         if self.config.model.family in FAMILY_DEFAULTS:
@@ -122,6 +128,11 @@ class Story:
         for tracker in self._trackers:
             tracker.log(row)
 
+    def samples(self, step: int, samples: Sequence[tuple[Seen, Place]]) -> None:
+        """Keep which samples a step saw."""
+        if self._samples is not None:
+            self._samples.write(step, samples)
+
     def communication(self, ledger: Ledger) -> None:
         """Keep the account of one step's collectives, as this rank made them."""
         if self.tells:
@@ -138,6 +149,8 @@ class Story:
         """Return when every row is on the disk."""
         if self.tells:
             self._metrics.flush()
+            if self._samples is not None:
+                self._samples.flush()
 
     def end(self) -> None:
         """Close the account and write the report, however the run ends and whatever of it fails."""

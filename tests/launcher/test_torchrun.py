@@ -23,20 +23,21 @@ def launch(path: Path, run_dir: Path, *words: str) -> "subprocess.Popen[str]":
 
 
 def test_a_run_that_is_told_to_end_saves_and_goes_on(tmp_path: Path) -> None:
-    """The launcher returns 75 though the agent knows no such end, and no rank is left."""
+    """The launcher returns 75 though the agent knows no such end; one of three ranks had nothing to do but to wait."""
     path = tmp_path / "run.yaml"
     train = {"precision": "fp32", "steps": STEPS, "micro_batch_size": 3, "eval_every": 0}
     path.write_text(
         run_file(GPT2, run={"max_restarts": 2}, layout={"dp": 2}, train=train, checkpoint={"every": 0}).to_yaml()
     )
     local, run_dir = tmp_path / "local", tmp_path / "torchrun"
-    first = launch(path, run_dir)
+    first = launch(path, run_dir, "run.elastic=true", "--nproc-per-node=3")
     while steps_done(run_dir) < 3 and first.poll() is None:
         time.sleep(0.01)
     first.send_signal(signal.SIGTERM)
     told, _ = first.communicate(timeout=60)
     assert first.returncode == 75, told
     assert "SIGTERM to the launcher: saved after step" in told
+    assert "elastic: dp=2 of 2, 1 of 3 ranks wait" in told
     assert "Traceback" not in told
     second = launch(path, run_dir)
     told, _ = second.communicate(timeout=60)
@@ -71,14 +72,14 @@ def test_no_nodes(text: str) -> None:
 
 def test_ranks_of_a_node_are_what_the_layout_needs() -> None:
     config = run_file(GPT2, layout={"dp": 2, "tp": 2})
-    assert ranks_of_node(config, 2, None) == 2
-    assert ranks_of_node(config, 1, 4) == 4
+    assert ranks_of_node(config, 2, 2, None) == 2
+    assert ranks_of_node(config, 1, 1, 4) == 4
     with pytest.raises(UserError, match="4 ranks do not divide among 3 nodes"):
-        ranks_of_node(config, 3, None)
+        ranks_of_node(config, 3, 3, None)
     with pytest.raises(UserError, match="needs 4 ranks, but there are 6"):
-        ranks_of_node(config, 2, 3)
+        ranks_of_node(config, 2, 2, 3)
     with pytest.raises(UserError, match=r"layout\.tp=2 neighbouring ranks would lie on two machines"):
-        ranks_of_node(config, 4, 1)
+        ranks_of_node(config, 4, 4, 1)
 
 
 def test_where_the_nodes_meet() -> None:
