@@ -2,12 +2,15 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.errors import UserError
+from megalm.launcher.hostfile import read_hostfile
+from megalm.launcher.mpirun import run as run_mpirun
 from megalm.launcher.placement import from_environment
 from megalm.launcher.restarts import run_ranks
 from megalm.launcher.torchrun import run as run_torchrun
@@ -64,3 +67,27 @@ def torchrun(
     config = load(run_file, overrides)
     train = [run_file, *(overrides or ())]
     return run_torchrun(config, train, nodes, ranks_per_node, endpoint, rdzv_id, local_addr, rdzv_conf)
+
+
+@app.command()
+def mpi(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    num_ranks: Annotated[
+        int | None, typer.Option("--np", "-n", min=1, help="Ranks; by default those of the layout.", show_default=False)
+    ] = None,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(help="The machines: a line 'host slots=N' for each; by default this one.", show_default=False),
+    ] = None,
+    program: Annotated[
+        str | None,
+        typer.Option("--mpirun", help="The mpirun to use; by default this environment's.", show_default=False),
+    ] = None,
+) -> int:
+    """Run mpirun, MPICH's or Open MPI's, with megalm train as its program, and wait for it."""
+    if from_environment(os.environ) is not None:
+        raise UserError("megalm launch mpi starts its own ranks; run it without torchrun, srun or mpirun.")
+    config = load(run_file, overrides)
+    hosts = read_hostfile(hostfile) if hostfile is not None else []
+    return run_mpirun(config, [run_file, *(overrides or ())], program, num_ranks, hosts)

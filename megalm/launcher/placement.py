@@ -5,8 +5,10 @@ Asked in this order, the innermost launcher first:
 1. ``RANK``: torchrun's variables, which megalm's own local launcher sets too;
 2. ``OMPI_COMM_WORLD_SIZE`` (Open MPI) and ``MPI_LOCALNRANKS`` (MPICH): under Slurm mpirun starts its daemons through
    srun, so Slurm's variables may stand around it and count the daemons;
-3. ``SLURM_STEP_NUM_TASKS`` above 1: inside an srun step. Other SLURM_* variables say only that a job exists;
-4. ``PMI_SIZE``: another starter of MPI programs.
+3. ``SLURM_STEP_NUM_TASKS`` above 1: inside an srun step, with ``--mpi=none``, pmi2 or pmix alike. Other SLURM_*
+   variables say only that a job exists;
+4. ``PMI_SIZE``: another starter of MPI programs;
+5. ``PMIX_RANK`` alone tells no number of ranks, and is refused.
 
 None of them, or one task only: no launcher. Variables that are incomplete or contradict one another are refused; they
 never become a run of one process.
@@ -45,10 +47,10 @@ class Placement:
         world_size: processes of the run.
         local_rank: this process's number on its machine.
         local_world_size: processes of the run on this machine.
-        master_addr: where rank 0 can be reached.
+        master_addr: where rank 0 can be reached; empty where the ranks have yet to agree by MPI (``mpi.agreed``).
         master_port: on which port.
         launcher: ``none``, ``local``, ``torchrun``, ``openmpi``, ``mpich``, ``slurm`` or ``pmi``.
-        listen_fd: rank 0 of a local run: the socket on ``master_port``, already listening.
+        listen_fd: rank 0, if the meeting place is made for the run: the socket on ``master_port``, already listening.
     """
 
     rank: int
@@ -112,7 +114,13 @@ def _mpi_or_slurm(env: Mapping[str, str]) -> Placement | None:
     if _number(env, "SLURM_STEP_NUM_TASKS", 1) > 1:
         return _slurm(env)
     if _number(env, "PMI_SIZE", 1) > 1:
-        return _read(env, "pmi", ("PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE"))
+        alone = {} if "MASTER_ADDR" in env else {"PMI_LOCAL_RANK": "0", "PMI_LOCAL_SIZE": "1"}  # until MPI tells
+        return _read({**alone, **env}, "pmi", ("PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE"))
+    if "PMIX_RANK" in env and not env.keys() & {"SLURM_STEP_NUM_TASKS", "PMI_SIZE"}:
+        raise UserError(
+            f"PMIX_RANK={env['PMIX_RANK']} is set but nothing says how many ranks there are; start them with mpirun, "
+            "srun or torchrun, or unset it."
+        )
     return None
 
 
@@ -160,14 +168,15 @@ def _read(env: Mapping[str, str], launcher: str, names: tuple[str, str, str, str
             f"{local_world_name}={local_world_size} contradicts {world_name}={world_size}; start the ranks with one "
             "launcher."
         )
+    agrees_by_mpi = launcher in ("openmpi", "mpich", "pmi") and not env.keys() & {"MASTER_ADDR", "MASTER_PORT"}
     listen_fd = _number(env, LISTEN_FD) if launcher == "local" and rank == 0 else None
     return Placement(
         rank,
         world_size,
         local_rank,
         local_world_size,
-        _text(env, "MASTER_ADDR"),
-        _number(env, "MASTER_PORT"),
+        "" if agrees_by_mpi else _text(env, "MASTER_ADDR"),
+        0 if agrees_by_mpi else _number(env, "MASTER_PORT"),
         launcher,
         listen_fd,
     )

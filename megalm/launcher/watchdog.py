@@ -19,7 +19,7 @@ FLUSH_EVERY = 10
 """Beats between two of which the file is handed to the disk: machines that share it see it so often."""
 LAUNCH_VARIABLES = (
     *("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
-    *("PMIX_NAMESPACE", "MASTER_PORT"),
+    "PMIX_NAMESPACE",
 )
 """What differs from launch to launch and is alike on all ranks of one."""
 
@@ -49,7 +49,12 @@ def mark(run_dir: Path, placement: Placement, layout: Layout, env: Mapping[str, 
             coordinates=layout.coordinates(rank)._asdict(),
             machine=this_machine(),
             born=born(os.getpid()),
-            launch=" ".join([placement.launcher, attempt(env), *(env.get(name, "-") for name in LAUNCH_VARIABLES)]),
+            launch=" ".join(
+                [
+                    *(placement.launcher, str(placement.master_port), attempt(env)),
+                    *(env.get(name, "-") for name in LAUNCH_VARIABLES),
+                ]
+            ),
             started=time.time(),
             on_device=on_device,
         )

@@ -17,6 +17,7 @@ from megalm.launcher.agent import Notes
 from megalm.launcher.conclusion import PREEMPTED
 from megalm.launcher.device import num_gpus
 from megalm.launcher.elastic import Fit, check_placed
+from megalm.launcher.mpi import agreed
 from megalm.launcher.placement import Placement, from_environment
 from megalm.launcher.slurm import end_of_job
 from megalm.launcher.spare import End, Spares
@@ -51,6 +52,11 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
     """
     placement = placement or from_environment(os.environ) or Placement.alone()
     fit = check_placed(config, placement.world_size)
+    with agreed(placement, os.environ) as placement:
+        return _train(config, fit, placement)
+
+
+def _train(config: RunConfig, fit: Fit, placement: Placement) -> int:
     deadline = _deadline(config, os.environ) if placement.rank == 0 else None  # it is enough that one rank asks
     notes = Notes.of(os.environ)
     with Stop(config.run.stop_signals, deadline) as stop:

@@ -31,6 +31,13 @@ MPICH = {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1", "MPI_LOCALNRA
 OF_ONE_PROCESS_EACH = {"RANK": "0", "WORLD_SIZE": "1"}
 
 
+PALS = {"PMI_RANK": "4", "PMI_SIZE": "5"}
+
+
+def without(env: Mapping[str, str], *names: str) -> dict[str, str]:
+    return {key: value for key, value in env.items() if key not in names}
+
+
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
@@ -51,6 +58,13 @@ OF_ONE_PROCESS_EACH = {"RANK": "0", "WORLD_SIZE": "1"}
         ({**STEP, **MPICH}, (5, 8, 1, 4)),
         ({**STEP, "PMI_RANK": "4", "PMI_SIZE": "5"}, (4, 5, 0, 1)),
         ({"PMI_RANK": "0", "PMI_SIZE": "1"}, None),
+        (without(OPEN_MPI, *MEETING), Placement(5, 8, 1, 4, "", 0, "openmpi")),
+        (without(MPICH, *MEETING), Placement(5, 8, 1, 4, "", 0, "mpich")),
+        (PALS, Placement(4, 5, 0, 1, "", 0, "pmi")),
+        ({**PALS, "PMI_LOCAL_RANK": "1", "PMI_LOCAL_SIZE": "2"}, Placement(4, 5, 1, 2, "", 0, "pmi")),
+        ({**STEP, "PMIX_RANK": "4"}, (4, 5, 0, 1)),
+        ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({**OPEN_MPI, "PMIX_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}, None),
     ],
 )
 def test_place(env: Mapping[str, str], expected: Placement | tuple[int, ...] | None) -> None:
@@ -68,10 +82,6 @@ def test_rank_0_of_a_local_run_takes_the_listening_socket() -> None:
     placement = from_environment(env)
     assert placement is not None
     assert placement.listen_fd == 9
-
-
-def without(env: Mapping[str, str], name: str) -> dict[str, str]:
-    return {key: value for key, value in env.items() if key != name}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +106,8 @@ def without(env: Mapping[str, str], name: str) -> dict[str, str]:
         ({**STEP, "SLURM_NODEID": "3"}, "SLURM_NODEID=3"),
         *[(without(OPEN_MPI, name), name) for name in MEETING],
         *[(without(MPICH, name), name) for name in MEETING],
-        ({"PMI_RANK": "4", "PMI_SIZE": "5", **MEETING}, "PMI_LOCAL_RANK"),
+        ({**PALS, **MEETING}, "PMI_LOCAL_RANK"),
+        ({"PMIX_RANK": "0"}, "PMIX_RANK=0"),
     ],
 )
 def test_what_is_incomplete_or_contradicts_is_refused_by_name(env: Mapping[str, str], named: str) -> None:
