@@ -83,7 +83,7 @@ class Mesh:
         self.marker = marker or Marker()
         self._groups = groups
         self._upward = upward
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
 
     @staticmethod
     def alone(device: torch.device | str = "cpu", ledger: Ledger | None = None, marker: Marker | None = None) -> "Mesh":
@@ -164,7 +164,7 @@ class Mesh:
     def _own_group(self, name: str, members: Sequence[int]) -> Axis:
         ranks = tuple(members)
         if len(ranks) > 1 and ranks not in self._groups:
-            self._groups[ranks] = _new_group(ranks, self._timeout_s, self.marker.channel(name, ranks))
+            self._groups[ranks] = _new_group(ranks, self.timeout_s, self.marker.channel(name, ranks))
         return self._axis(name, ranks)
 
     @property

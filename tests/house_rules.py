@@ -39,7 +39,7 @@ PAPER = (
         "megalm.boxes",
         "megalm.param_spec",
     ),
-    *(f"megalm.watch.{name}" for name in ("marker", "place", "position", "processes")),
+    *(f"megalm.watch.{name}" for name in ("lane", "marker", "place", "position", "processes")),
     *("megalm.ledger", "megalm.run_config", "megalm.models.presets", "megalm.models.counts"),
     "megalm.plan.rank_memory",
     *("megalm.plan.communication", "megalm.plan.schedule_view", "megalm.plan.stages", "megalm.training.timeline"),

@@ -25,6 +25,9 @@ def main() -> NoReturn:
             die_with(int(os.environ[parent]))
     code = run(sys.argv[1:], os.environ)
     sys.stdout.flush()
+    sys.stderr.flush()
+    if code and "torch" in sys.modules:  # its threads may hang or abort at the interpreter's end, if ranks are gone
+        os._exit(code)
     sys.exit(code)
 
 
@@ -46,6 +49,8 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
         return _ended("refused", 1, str(error), env)
     except LostRank as error:
         return _ended("lost", 1, str(error), env)
+    except SystemExit as error:  # a rank whose end is told already
+        return error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:
         return _ended("interrupted", INTERRUPTED, "interrupted.", env)
     except BrokenPipeError:  # the reader of our output, head for example, has gone

@@ -4,10 +4,14 @@ import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from megalm.launcher.look import Seen
 from megalm.launcher.verdict import Verdict
+from megalm.watch.diagnosis import Fate
 
 PREEMPTED = 75
 """Exit code of a rank that was told to stop and saved."""
+SIGNALLED = 128
+"""To which the number of a signal is added that ended the run."""
 
 
 class RankEnd(NamedTuple):
@@ -20,6 +24,7 @@ class RankEnd(NamedTuple):
         verdict: what it told of its end.
         ended_s: when, if that was before its launcher ended the ranks; on one clock for all ranks.
         host: where it ran, if ranks run on several machines.
+        lines: what it printed last.
     """
 
     number: int
@@ -28,6 +33,7 @@ class RankEnd(NamedTuple):
     verdict: Verdict | None
     ended_s: float | None
     host: str | None = None
+    lines: Sequence[str] = ()
 
     @property
     def died(self) -> bool:
@@ -56,12 +62,13 @@ class Outcome(NamedTuple):
     asked_to_end: bool = False
 
 
-def conclude(ranks: Sequence[RankEnd], received: Sequence[int]) -> Outcome:
+def conclude(ranks: Sequence[RankEnd], received: Sequence[int], seen: Seen | None = None) -> Outcome:
     """Return how a run ended.
 
     Args:
         ranks: all of them.
         received: the signals that the launcher got, in order.
+        seen: where the ranks were when the first of them ended, if they keep that.
     """
     causes = {rank.number: order for rank in ranks if (order := _order(rank)) is not None}
     asked = bool(received)
@@ -69,7 +76,14 @@ def conclude(ranks: Sequence[RankEnd], received: Sequence[int]) -> Outcome:
         number = min(causes, key=causes.__getitem__)
         culprit = next(rank for rank in ranks if rank.number == number)
         cause = _cause(culprit, received)
-        return Outcome(cause.code, "\n".join([cause.message, *_who_waited(ranks, culprit)]), asked)
+        told = [cause.message, *_who_waited(ranks, culprit)]
+        if (
+            seen is not None
+            and cause.code < SIGNALLED
+            and (culprit.verdict is None or culprit.verdict.kind != "refused")
+        ):
+            told = _with_places(cause.message, culprit, ranks, seen) or told
+        return Outcome(cause.code, "\n".join(told), asked)
     codes = [rank.code for rank in ranks]
     return Outcome(next((code for code in codes if code not in (0, PREEMPTED)), max(codes)), "", asked)
 
@@ -77,7 +91,25 @@ def conclude(ranks: Sequence[RankEnd], received: Sequence[int]) -> Outcome:
 def _who_waited(ranks: Sequence[RankEnd], culprit: RankEnd) -> list[str]:
     """Return what each other rank waited for when it found that a rank was gone."""
     verdicts = [rank.verdict for rank in ranks if rank.number != culprit.number]
-    return [verdict.text for verdict in verdicts if verdict is not None and verdict.kind == "lost"]
+    return [verdict.text for verdict in verdicts if verdict is not None and verdict.kind == "lost" and verdict.text]
+
+
+def _how(code: int) -> str:
+    why = " (out of memory, or kill -9)" if -code == signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-code).name}{why}"
+
+
+def _with_places(message: str, culprit: RankEnd, ranks: Sequence[RankEnd], seen: Seen) -> list[str]:
+    """Return the cause with where the ranks are and who waits on whom; nothing where they keep no positions."""
+    killed = [rank for rank in ranks if rank.ended_s is not None and rank.verdict is None and rank.code < 0]
+    seen = seen.knowing({rank.number: Fate("dead", _how(rank.code)) for rank in killed})
+    diagnosis = seen.diagnosis
+    if diagnosis is None or not seen.positions:
+        return []
+    lost = culprit.verdict is not None and culprit.verdict.kind == "lost"
+    headline = [seen.headline(diagnosis)] if lost or diagnosis.cause == "mismatch" else []
+    lines = {rank.number: rank.lines for rank in ranks if rank.lines}
+    return [*([] if lost else [message]), *headline, *seen.details(diagnosis, lines)]
 
 
 def _cause(culprit: RankEnd, received: Sequence[int]) -> Outcome:
@@ -86,14 +118,13 @@ def _cause(culprit: RankEnd, received: Sequence[int]) -> Outcome:
     if received and (code < 0 or (verdict is not None and verdict.kind == "interrupted")):
         number = received[0]
         message = "interrupted." if number == signal.SIGINT else f"ended by {signal.Signals(number).name}."
-        return Outcome(128 + number, message)
+        return Outcome(SIGNALLED + number, message)
     if verdict is not None and verdict.kind in ("refused", "lost"):
         message = verdict.text
     elif verdict is not None:
         message = f"{verdict.text.rstrip()}\n{culprit.who} failed; the other ranks were ended."
     elif code < 0:
-        why = " (out of memory, or kill -9)" if -code == signal.SIGKILL else ""
-        message = f"{culprit.who} was ended by {signal.Signals(-code).name}{why}; the other ranks were ended too."
+        message = f"{culprit.who} {_how(code)}; the other ranks were ended too."
     else:
         message = f"{culprit.who} ended with exit code {code}; the other ranks were ended."
     return Outcome(max(code, 1), message)
@@ -103,7 +134,7 @@ def _order(rank: RankEnd) -> tuple[int, float] | None:
     """Return a key that is smallest for the cause of all deaths, or None for a rank that is no cause.
 
     A rank that knows why it ended comes first; then one that was killed and could not tell; a rank that crashed may
-    only have seen that a neighbour was gone.
+    only have seen that a neighbour was gone, and one that lost another has.
     """
     verdict = rank.verdict
     if verdict is not None and verdict.kind in ("refused", "interrupted"):
@@ -112,4 +143,5 @@ def _order(rank: RankEnd) -> tuple[int, float] | None:
         return None
     if verdict is None and rank.code < 0:
         return 1, rank.ended_s
-    return 2, verdict.time_s if verdict is not None else rank.ended_s
+    order = 2 if verdict is None or verdict.kind != "lost" else 3 if verdict.text else 4
+    return order, verdict.time_s if verdict is not None else rank.ended_s

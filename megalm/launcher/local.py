@@ -12,14 +12,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
 from megalm.errors import UserError
 from megalm.launcher.conclusion import Outcome, RankEnd, conclude
+from megalm.launcher.look import Seen, clear_verdict, look, write_verdict
 from megalm.launcher.placement import LISTEN_FD, LOCAL_LAUNCHER
 from megalm.launcher.rank_process import RankProcess
 from megalm.launcher.threads import threads_per_rank, usable_cores
+from megalm.watch.marker import clear_positions
 
 PATIENCE_S = 3.0
 """Between SIGTERM and SIGKILL when the ranks are ended."""
@@ -30,7 +33,7 @@ HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LOOPBACK = "127.0.0.1"
 
 
-def launch(command: Sequence[str], num_ranks: int) -> Outcome:
+def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None) -> Outcome:
     """Run ``command`` once for each rank, placed by the environment as torchrun does, and return how they ended.
 
     Signals are handed to the ranks: they may save before they end, however often they are asked to. A second Ctrl-C
@@ -39,6 +42,7 @@ def launch(command: Sequence[str], num_ranks: int) -> Outcome:
     Args:
         command: the program of a rank; it calls ``parent.die_with``, and may tell its end by ``verdict.tell``.
         num_ranks: how many.
+        run_dir: where they keep their positions and where a failure is told too; ``None`` where they have none.
 
     Raises:
         UserError: too many ranks for this machine.
@@ -49,13 +53,19 @@ def launch(command: Sequence[str], num_ranks: int) -> Outcome:
             f"the layout needs {num_ranks} ranks, more than this machine can hold ({most} on {usable_cores()} cores); "
             "start them on several machines with torchrun or srun."
         )
+    if run_dir is not None:
+        clear_positions(run_dir)
+        clear_verdict(run_dir)
     with socket.create_server((LOOPBACK, 0), backlog=max(128, num_ranks)) as listener:
         ranks = LocalRanks(
-            command, os.environ, Share(0, num_ranks, num_ranks, LOOPBACK, listener.getsockname()[1]), listener
+            command, os.environ, Share(0, num_ranks, num_ranks, LOOPBACK, listener.getsockname()[1]), listener, run_dir
         )
         with _signals_handed_on(ranks):
             ends = ranks.run()
-    return conclude(ends, ranks.received)
+    outcome = conclude(ends, ranks.received, ranks.seen)
+    if run_dir is not None and outcome.message and not outcome.asked_to_end:
+        write_verdict(run_dir, outcome.message)
+    return outcome
 
 
 class Share(NamedTuple):
@@ -84,14 +94,23 @@ class LocalRanks:
         env: the environment of all of them, before they are told their places.
         share: which ranks they are.
         listener: where rank 0 is among them, the socket of the meeting, bound and listening.
+        run_dir: where they keep their positions, if they do.
     """
 
     def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], share: Share, listener: socket.socket | None
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        share: Share,
+        listener: socket.socket | None,
+        run_dir: Path | None = None,
     ) -> None:
         """See the class."""
         self.received: list[int] = []
         """The signals that were handed on, in order."""
+        self.seen: Seen | None = None
+        """Where the ranks were when the first of them ended."""
+        self._run_dir = run_dir
         self._command, self._env, self._share, self._listener = command, env, share, listener
         self._ranks: list[RankProcess] = []
         self._ended: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
@@ -103,6 +122,8 @@ class LocalRanks:
         try:
             self._start()
             ends = self._wait()
+            if self._run_dir is not None and any(rank.died for rank in self._ranks):
+                self.seen = look(self._run_dir)
         finally:
             self._end_all()
         return [rank.end(ends.get(rank.number)) for rank in self._ranks]

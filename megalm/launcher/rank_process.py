@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from megalm.errors import UserError
 from megalm.launcher.conclusion import RankEnd
+from megalm.launcher.look import LAST_LINES
 from megalm.launcher.verdict import VERDICT_FD, Verdict, read
 
 
@@ -49,9 +51,10 @@ class RankProcess:
         finally:
             os.close(write_end)
         self._reader: threading.Thread | None = None
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
         if self.process.stdout is not None:
             self._reader = threading.Thread(
-                target=_pass_on, args=(self.process.stdout, f"[rank {number}] "), daemon=True
+                target=_pass_on, args=(self.process.stdout, f"[rank {number}] ", self._lines), daemon=True
             )
             self._reader.start()
 
@@ -92,10 +95,13 @@ class RankProcess:
         self._verdict = self.verdict
         os.close(self._verdict_fd)
         self._closed = True
-        return RankEnd(self.number, self.process.pid, self.process.returncode, self._verdict, ended_s)
+        return RankEnd(
+            self.number, self.process.pid, self.process.returncode, self._verdict, ended_s, lines=[*self._lines]
+        )
 
 
-def _pass_on(stream: BinaryIO, prefix: str) -> None:
+def _pass_on(stream: BinaryIO, prefix: str, last: deque[str]) -> None:
     for line in stream:
         text = line.decode(errors="replace").rstrip("\n")
+        last.append(text)
         print(f"{prefix}{text}\n", end="", file=sys.stderr, flush=True)

@@ -26,6 +26,7 @@ def start(
     placement: Placement,
     device: str,
     timeout_s: float,
+    patience_s: float | None = None,
     marker: Marker | None = None,
     *,
     together: int = 1,
@@ -36,7 +37,8 @@ def start(
     Args:
         placement: which rank this is, and where the ranks meet.
         device: ``run.device``: ``cpu`` (gloo), ``cuda`` (nccl, and gloo for bookkeeping), or ``auto``.
-        timeout_s: how long the ranks wait for one another, here and in each collective.
+        timeout_s: how long the ranks wait for one another here.
+        patience_s: how long they do in each collective; as long if it is left out.
         marker: where this rank marks that it waits for the others.
         together: how many neighbouring ranks at a time must share a machine.
         keep_large: whether large blocks of memory are kept for the next step; see ``keep_memory``.
@@ -69,7 +71,7 @@ def start(
                 store=store,
                 rank=placement.rank,
                 world_size=placement.world_size,
-                timeout=timeout,
+                timeout=timeout if patience_s is None else timedelta(seconds=patience_s),
             )
     except (dist.DistError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

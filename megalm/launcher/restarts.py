@@ -38,7 +38,7 @@ def run_ranks(command: Sequence[str], num_ranks: int, run: RunSection) -> int:
         num_ranks: how many.
         run: the run's own section.
     """
-    return run_again(lambda more: launch([*command, *more], num_ranks), run)
+    return run_again(lambda more: launch([*command, *more], num_ranks, Path(run.dir)), run)
 
 
 def run_again(attempt: Attempt, run: RunSection) -> int:

@@ -2,21 +2,32 @@
 
 import os
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
-from megalm.errors import UserError
+from megalm.errors import LostRank, TrainingError, UserError
+from megalm.launcher.look import clear_verdict
 from megalm.launcher.meeting import attempt
 from megalm.launcher.placement import Placement
+from megalm.launcher.teller import SILENT_S, Teller
+from megalm.launcher.verdict import tell
 from megalm.layout import Layout
+from megalm.training.config import RunSection
 from megalm.watch.marker import Marker, MarkerFile, clear_positions
+from megalm.watch.position import End
 from megalm.watch.processes import born, this_machine
 
 BEAT_S = 1.0
 FLUSH_EVERY = 10
 """Beats between two of which the file is handed to the disk: machines that share it see it so often."""
+GRACE_S = 30.0
+"""By which the collectives' own time-outs are longer: whoever raises them knows less than the watchdog."""
+INTERRUPTED = 130
 LAUNCH_VARIABLES = (
     *("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
     "PMIX_NAMESPACE",
@@ -39,6 +50,7 @@ def mark(run_dir: Path, placement: Placement, layout: Layout, env: Mapping[str, 
     rank = placement.rank
     if rank == 0:
         clear_positions(run_dir, placement.world_size)
+        clear_verdict(run_dir)
     try:
         return MarkerFile(
             run_dir,
@@ -63,17 +75,33 @@ def mark(run_dir: Path, placement: Placement, layout: Layout, env: Mapping[str, 
 
 
 class Watchdog:
-    """Lets a marker's heart beat while its context is open.
+    """Lets a rank's heart beat while its context is open, and ends the rank when it waits for too long.
+
+    Where a launcher of ours stands above all ranks, it is told, and looks at them; else the ranks tell by themselves.
 
     Args:
         marker: of this rank.
+        placement: which rank this is.
+        run: its directory and ``run.timeout``.
+        env: ``os.environ``.
     """
 
-    def __init__(self, marker: Marker) -> None:
+    def __init__(self, marker: Marker, placement: Placement, run: RunSection, env: Mapping[str, str]) -> None:
         """See the class."""
-        self._marker = marker
+        self._marker, self._env = marker, env
+        self._timeout_s = run.timeout
+        self._watches = isinstance(marker, MarkerFile) and placement.world_size > 1
+        below_us = placement.launcher == "local" and placement.local_world_size >= placement.world_size
+        first = placement.rank - placement.local_rank
+        self._neighbours = range(max(first, 0), first + placement.local_world_size)
+        self._teller = Teller(Path(run.dir), marker.launch) if self._watches and not below_us else None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    @property
+    def patience_s(self) -> float:
+        """How long collectives wait by themselves: no shorter than until the watchdog has told why."""
+        return self._timeout_s + (GRACE_S if self._watches else 0)
 
     def __enter__(self) -> "Watchdog":
         """Begin."""
@@ -86,10 +114,72 @@ class Watchdog:
         self._thread.join()
         self._marker.flush()
 
+    def failed(self, error: BaseException) -> None:
+        """Say how this rank ends, before others can see that it is gone.
+
+        Raises:
+            SystemExit: the ranks tell by themselves why the run ended, and it is told.
+        """
+        self._over.set()
+        end, code = _end_of(error)
+        self._marker.ends(end)
+        if self._teller is not None:
+            self._say(end, code, self._teller.text(end))
+            self._teller.kill_stopped(self._neighbours)
+            raise SystemExit(code) from error
+
     def _watch(self) -> None:
         beats = 0
-        while not self._over.wait(BEAT_S):
+        while not self._over.wait(min(BEAT_S, self._timeout_s / 10)):
             beats += 1
             self._marker.beat()
             if beats % FLUSH_EVERY == 0:
                 self._marker.flush()
+                if self._teller is not None and self._teller.has_told and not self._over.is_set():
+                    self._leave()  # the others waited for this rank, and have ended
+            if self._watches:
+                self._judge()
+
+    def _judge(self) -> None:
+        waited_s = self._marker.waited_s()
+        if self._teller is not None:
+            if waited_s > max(self._timeout_s - SILENT_S, self._timeout_s / 2):
+                self._teller.suspect()
+            else:
+                self._teller.calm()
+        if waited_s > self._timeout_s and not self._over.is_set():
+            self._end(waited_s)
+
+    def _end(self, waited_s: float) -> None:
+        end = End("lost", f"rank {self._marker.rank} waited for {waited_s:.0f} s: run.timeout.", time.time())
+        self._marker.ends(end)
+        self._say(end, 1, end.text if self._teller is None else self._teller.text(end))
+        self._leave()
+
+    def _leave(self) -> NoReturn:
+        """End the whole process: no thread of it can hang or fail after this."""
+        if self._teller is not None:
+            self._teller.kill_stopped(self._neighbours)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+    def _say(self, end: End, code: int, text: str) -> None:
+        if not tell(end.kind, code, text, self._env) and text:
+            print(f"megalm: {text}", file=sys.stderr, flush=True)
+
+
+def _end_of(error: BaseException) -> tuple[End, int]:
+    """Return how a rank ends by an error, and its exit code."""
+    now = time.time()
+    match error:
+        case UserError():
+            return End("refused", str(error), now), 2
+        case TrainingError():
+            return End("refused", str(error), now), 1
+        case LostRank():
+            return End("lost", str(error), now), 1
+        case KeyboardInterrupt():
+            return End("interrupted", "interrupted.", now), INTERRUPTED
+        case _:
+            return End("crashed", "".join(traceback.format_exception(error)), now), 1

@@ -75,12 +75,14 @@ def _take_part(fit: Fit, placement: Placement, stop: Stop) -> End:
     config, spares = fit.config, None
     on_device = config.run.device != "cpu" and num_gpus() > 0
     marker = mark(Path(config.run.dir), placement, config.layout, os.environ, on_device=on_device)
-    with Watchdog(marker):
+    watchdog = Watchdog(marker, placement, config.run, os.environ)
+    with watchdog:
         try:
             choice = ranks.start(
                 placement,
                 config.run.device,
                 config.run.timeout,
+                watchdog.patience_s,
                 marker,
                 together=1 if config.tensor.across_nodes else config.layout.tp,
                 keep_large=config.zero_stage < 2,
@@ -88,12 +90,15 @@ def _take_part(fit: Fit, placement: Placement, stop: Stop) -> End:
             if fit.spare and placement.rank == 0:
                 spares = Spares(placement, fit.spare, config.run.timeout, hosts=placement.world_size == 1)
                 stop.sources.append(spares.asked)
-            mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), config.run.timeout, marker)
+            mesh = Mesh.build(config.layout, torch.device(choice.type), Ledger(), watchdog.patience_s, marker)
             message = "; ".join([choice.message, *([fit.sentence()] if config.run.elastic else [])])
             end = End(train_on(config, mesh, message, stop), stop.ended_by)
             if spares is not None:
                 spares.release(end)
             collectives.barrier(mesh.world)  # whoever is behind would not find us
+        except BaseException as error:
+            watchdog.failed(error)
+            raise
         finally:
             ranks.stop()
     marker.remove()
@@ -124,7 +129,7 @@ def train_on(config: RunConfig, mesh: Mesh, message: str, stop: Stop | None = No
     """
     story = Story(config, tells=mesh.rank == 0)
     try:
-        Peers(mesh.world, config.run.timeout, "the run directory").together(story.open)
+        Peers(mesh.world, mesh.timeout_s, "the run directory").together(story.open)
         story.say(message)
         for sentence in config.without_effect_on(mesh.device.type):
             story.say(sentence)
@@ -148,7 +153,7 @@ class _Run:
             world=mesh.world,
             keep=config.checkpoint.keep,
             warn=self.story.say,
-            timeout_s=config.run.timeout,
+            timeout_s=mesh.timeout_s,
             marker=mesh.marker,
         )
 

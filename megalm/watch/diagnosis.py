@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from megalm.watch.position import Call, Channel, Lane, Position
 
 CHECKPOINT = "checkpoint"
-"""The axis over which ranks agree on saves; these run in a thread of their own, or in training's."""
+"""The group in which ranks agree on saves; these run in a thread of their own, or in training's."""
 
 State = Literal["runs", "stopped", "silent", "dead"]
 Cause = Literal["failed", "mismatch", "dead", "absent", "stopped", "silent", "circle", "busy", "unreachable"]
@@ -143,7 +143,7 @@ class _Graph:
     def _on_device(self, position: Position) -> Iterator[Wait]:
         """Yield what the GPU of a rank waits in: whatever it was given that others have not come to."""
         for channel, call in position.begun.items():
-            if channel.axis != CHECKPOINT and (missing := self._missing(position.rank, call)):
+            if channel.group != CHECKPOINT and (missing := self._missing(position.rank, call)):
                 yield Wait(Node(position.rank, 0), call, missing)
 
     def _missing(self, rank: int, call: Call) -> tuple[Node, ...]:
@@ -152,7 +152,9 @@ class _Graph:
 
     def _serves(self, rank: int, call: Call) -> bool:
         position = self._positions.get(rank)
-        if position is None or self._fates.get(rank, RUNS).state != "runs" or position.end is not None:
+        if position is None or (position.end is not None and position.end.kind != "lost"):
+            return False
+        if position.end is None and self._fates.get(rank, RUNS).state != "runs":
             return False
         begun = position.begun.get(call.channel)
         return begun is not None and begun.number >= call.number
@@ -160,7 +162,7 @@ class _Graph:
     def _thread_of(self, rank: int, channel: Channel) -> Node:
         """Return which thread of a rank would come to a channel's next collective."""
         position = self._positions.get(rank)
-        saves = channel.axis == CHECKPOINT and position is not None and len(position.lanes) > 1
+        saves = channel.group == CHECKPOINT and position is not None and len(position.lanes) > 1
         return Node(rank, 1 if saves else 0)
 
 
@@ -173,14 +175,14 @@ def _end_time(position: Position) -> float:
 
 
 def _mismatch(positions: Mapping[int, Position]) -> list[tuple[int, Call]]:
-    """Return two ranks, or more, that are in the same collective of a channel by number and not by kind or size."""
+    """Return ranks that are in the same collective of a channel by its number, and not by axis, kind and size."""
     seen: defaultdict[tuple[Channel, int], dict[int, Call]] = defaultdict(dict)
     for rank, position in sorted(positions.items()):
         for call in (*position.begun.values(), *_waited_for(position.lanes)):
             seen[call.channel, call.number][rank] = call
     for (channel, _), calls in seen.items():
         members = {rank: call for rank, call in calls.items() if rank in channel.ranks}
-        different = {(call.kind, call.payload): (rank, call) for rank, call in reversed(members.items())}
+        different = {call[2:]: (rank, call) for rank, call in reversed(members.items())}
         if len(different) > 1:
             return sorted(different.values(), key=lambda found: found[0])
     return []

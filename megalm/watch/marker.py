@@ -4,7 +4,6 @@ import json
 import mmap
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -12,39 +11,41 @@ from pathlib import Path
 from typing import Any
 
 from megalm.errors import UserError
+from megalm.watch.lane import LaneWriter, Tally
 from megalm.watch.place import (
     BEAT,
     BEAT_FORM,
     CARD,
-    COUNT_FORM,
-    COUNTS,
-    DOING_BYTES,
     FOLDER,
     JOINS,
     LANE_BYTES,
-    LANE_FORM,
     LANES,
     MOST_CHANNELS,
     NAMES,
     RESTS,
-    RUNS,
     SIZE,
-    WAITS,
     end_path,
     path_of,
     signature,
 )
 from megalm.watch.position import MESSAGE, Channel, End, compact
 
-MOST_WORDS = 100_000
-"""Actions whose names are remembered; a program of one rank has fewer."""
+MOST_AXES = 256
 
 
 class Marker:
-    """Marks nothing; see ``MarkerFile``."""
+    """Marks nothing; see ``MarkerFile``.
 
-    def channel(self, axis: str, ranks: tuple[int, ...], *, messages: bool = False) -> "Counted | None":
-        """Return what counts the collectives of a channel; ``None`` where nobody counts."""
+    Attributes:
+        rank: whose marker it is.
+        launch: to which launch the rank belongs.
+    """
+
+    rank = 0
+    launch = ""
+
+    def channel(self, axis: str, ranks: tuple[int, ...], group: str = "") -> "Counted | None":
+        """Return what counts the collectives over an axis, with those of all axes in its group; ``None``: nobody."""
         return None
 
     def step(self, step: int) -> None:
@@ -66,6 +67,10 @@ class Marker:
     def seconds(self) -> dict[str, float]:
         """Return the seconds that training has spent by kind of action, and ``waiting``, since the last call."""
         return {}
+
+    def waited_s(self) -> float:
+        """Return for how long this rank has waited for others: the thread that waits longest."""
+        return 0.0
 
     def beat(self) -> None:
         """Show that the process runs."""
@@ -94,6 +99,7 @@ class MarkerFile(Marker):
     def __init__(self, run_dir: Path, **card: Any) -> None:
         """See the class."""
         self._run_dir, self.rank = run_dir, int(card["rank"])
+        self.launch, self._on_device = str(card.get("launch", "")), bool(card.get("on_device"))
         path = path_of(run_dir, self.rank)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,35 +114,53 @@ class MarkerFile(Marker):
             ) from error
         self._step, self._beats = 0, 0
         self._names_end = NAMES
-        self._channels: dict[Channel, Counted | None] = {}
+        self._axes: dict[str, int] = {}
+        self._tallies: dict[Channel, Tally] = {}
+        self._counted: dict[tuple[str, Channel], Counted | None] = {}
         self._training = LaneWriter(self._map, LANES)
         self._lanes: dict[int, LaneWriter] = {}
         self.beat()
-
-    @property
-    def lanes(self) -> "list[LaneWriter]":
-        """What the rank's threads do: training first."""
-        return [self._training, *self._lanes.values()]
 
     def lane(self) -> "LaneWriter":
         """Return that of the calling thread."""
         return self._lanes.get(threading.get_ident(), self._training) if self._lanes else self._training
 
-    def channel(self, axis: str, ranks: tuple[int, ...], *, messages: bool = False) -> "Counted | None":
-        """Return what counts the collectives of a channel; ``None`` where the file has no room for one more."""
-        channel = Channel(axis, ranks, messages)
-        if channel not in self._channels:
-            self._channels[channel] = self._new(channel)
-        return self._channels[channel]
+    def channel(self, axis: str, ranks: tuple[int, ...], group: str = "") -> "Counted | None":
+        """Return what counts the collectives over an axis, with those of all axes in its group.
 
-    def _new(self, channel: Channel) -> "Counted | None":
-        line = json.dumps([channel.axis, compact(channel.ranks), channel.messages]).encode() + b"\n"
-        index = sum(counted is not None for counted in self._channels.values())
-        if index >= MOST_CHANNELS or self._names_end + len(line) > SIZE:
-            return None
+        ``None`` where the file has no room for one more.
+        """
+        return self.counted(axis, Channel(ranks, group))
+
+    def counted(self, axis: str, channel: Channel) -> "Counted | None":
+        """Return what counts a channel over an axis."""
+        key = axis, channel
+        if key not in self._counted:
+            number, tally = self._axis(axis), self._tally(channel)
+            self._counted[key] = (
+                None if number is None or tally is None else Counted(self, channel, axis, number, tally)
+            )
+        return self._counted[key]
+
+    def _axis(self, axis: str) -> int | None:
+        if axis not in self._axes and len(self._axes) < MOST_AXES and self._add_line(axis):
+            self._axes[axis] = len(self._axes)
+        return self._axes.get(axis)
+
+    def _tally(self, channel: Channel) -> "Tally | None":
+        line = [compact(channel.ranks), channel.group, channel.messages]
+        if channel not in self._tallies and len(self._tallies) < MOST_CHANNELS and self._add_line(line):
+            self._tallies[channel] = Tally(self._map, len(self._tallies))
+        return self._tallies.get(channel)
+
+    def _add_line(self, content: object) -> bool:
+        """Add a line of JSON to the file's last part; return whether it had room."""
+        line = json.dumps(content).encode() + b"\n"
+        if self._names_end + len(line) > SIZE:
+            return False
         self._map[self._names_end : self._names_end + len(line)] = line
         self._names_end += len(line)
-        return Counted(self, channel, index, self._map)
+        return True
 
     def step(self, step: int) -> None:
         """Begin a step, counted from 1."""
@@ -170,6 +194,10 @@ class MarkerFile(Marker):
         """Return the seconds that training has spent by kind of action, and ``waiting``, since the last call."""
         return self._training.take_seconds()
 
+    def waited_s(self) -> float:
+        """Return for how long this rank has waited for others: the thread that waits longest."""
+        return max(lane.waited_s(self._on_device) for lane in [self._training, *self._lanes.values()])
+
     def beat(self) -> None:
         """Show that the process runs."""
         self._beats += 1
@@ -199,111 +227,31 @@ class MarkerFile(Marker):
             path.parent.rmdir()  # by the last one
 
 
-class LaneWriter:
-    """What one thread does, in the file."""
-
-    def __init__(self, memory: mmap.mmap, offset: int) -> None:
-        """See the class."""
-        self._map, self._offset = memory, offset
-        self._clock = time.monotonic
-        self._unix = time.time() - time.monotonic()
-        self._count = 0
-        self._words: dict[object, tuple[bytes, str]] = {}
-        self._word, self._kind = b"", "starting"
-        self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._entered = self._clock()
-        self._waited = 0.0
-        self.waiting_since: float | None = None
-        self.write(RUNS)
-
-    def enter(self, doing: object) -> None:
-        """Begin something: the time of what was done so far is added up by its kind."""
-        now = self._clock()
-        self._seconds[self._kind] += now - self._entered - self._waited
-        self._entered, self._waited = now, 0.0
-        found = self._words.get(doing)
-        if found is None:
-            found = self._name(doing)
-        self._word, self._kind = found
-        self.write(RUNS)
-
-    def _name(self, doing: object) -> tuple[bytes, str]:
-        text = str(doing)
-        found = text.encode()[:DOING_BYTES], text.partition("/")[0].rstrip("0123456789")
-        if len(self._words) < MOST_WORDS:
-            self._words[doing] = found
-        return found
-
-    def wait(self, index: int, number: int, signed: int) -> None:
-        """Begin to wait in a collective."""
-        self.waiting_since = self._clock()
-        self.write(WAITS, index, number, signed)
-
-    def go_on(self) -> None:
-        """Wait no longer. What raises instead leaves the wait in the file: that is where the rank ended."""
-        if self.waiting_since is not None:
-            waited = self._clock() - self.waiting_since
-            self._waited += waited
-            self._seconds["waiting"] += waited
-            self.waiting_since = None
-        self.write(RUNS)
-
-    def write(self, state: int, index: int = -1, number: int = 0, signed: int = 0) -> None:
-        """Write all of it."""
-        self._count = count = self._count + 1
-        LANE_FORM.pack_into(
-            self._map,
-            self._offset,
-            count,
-            self._unix + self._clock(),
-            state,
-            index,
-            number,
-            signed,
-            self._word,
-            count,
-        )
-
-    def kinds_end(self) -> None:
-        """Add up the time of what is done now, which goes on."""
-        now = self._clock()
-        self._seconds[self._kind] += now - self._entered - self._waited
-        self._entered, self._waited = now, 0.0
-
-    def take_seconds(self) -> dict[str, float]:
-        """Return what was added up, and begin anew."""
-        self.kinds_end()
-        seconds, self._seconds = self._seconds, defaultdict(float)
-        return seconds
-
-
 class Counted:
-    """A channel as this rank counts it."""
+    """The collectives over one axis, as this rank counts them."""
 
-    def __init__(self, marker: MarkerFile, channel: Channel, index: int, memory: mmap.mmap) -> None:
+    def __init__(self, marker: MarkerFile, channel: Channel, axis: str, axis_number: int, tally: Tally) -> None:
         """See the class."""
-        self._marker, self._channel, self._index, self._map = marker, channel, index, memory
-        self._number, self._offset = 0, COUNTS + index * COUNT_FORM.size
+        self._marker, self._channel, self._axis, self._axis_number = marker, channel, axis, axis_number
+        self._tally = tally
         self._messages: dict[tuple[int, int], Counted | None] = {}
 
     def begin(self, kind: str, payload: int = 0) -> "Begun":
         """Count a collective that this rank begins."""
-        self._number = number = self._number + 1
-        signed = signature(kind, payload)
-        COUNT_FORM.pack_into(self._map, self._offset, number, signed, number)
-        return Begun(self._marker, self._index, number, signed)
+        signed = signature(self._axis_number, kind, payload)
+        return Begun(self._marker, self._tally.index, self._tally.count(signed), signed)
 
     def message(self, source: int, to: int, payload: int) -> "Begun | None":
         """Count a message between two ranks, which one of them begins to send or to receive."""
         key = source, to
         if key not in self._messages:
-            self._messages[key] = self._marker.channel(self._channel.axis, key, messages=True)
+            self._messages[key] = self._marker.counted(self._axis, Channel(key, self._channel.group, messages=True))
         counted = self._messages[key]
         return None if counted is None else counted.begin(MESSAGE, payload)
 
     def beside(self, axis: str) -> "Counted | None":
-        """Return the channel of the same ranks over another axis."""
-        return self._marker.channel(axis, self._channel.ranks)
+        """Return what counts the collectives of the same ranks in a group of their own."""
+        return self._marker.channel(axis, self._channel.ranks, group=axis)
 
 
 class Begun:
@@ -326,12 +274,12 @@ class Begun:
 
 
 def clear_positions(run_dir: Path, world_size: int = 0) -> None:
-    """Take away what ranks of an earlier start left: those that a run of ``world_size`` ranks does not have."""
+    """Take away what an earlier start left, but for the ranks that a run of ``world_size`` has: they do it."""
     folder = run_dir / FOLDER
     try:
         for path in folder.iterdir():
             number = path.name.partition(".")[0]
-            if number.isdecimal() and int(number) >= world_size:
+            if not number.isdecimal() or int(number) >= world_size:
                 path.unlink(missing_ok=True)
     except OSError:  # nothing is there, or another rank was faster
         return

@@ -1,8 +1,8 @@
 """The file in which a rank keeps its position: ``RUN_DIR/ranks/00003``, mapped into memory.
 
 What is written there survives ``kill -9`` and can be read while the process is stopped. It has four parts: who the rank
-is, as JSON; what its threads do; how far it is on each channel; and the channels' names, a line of JSON each. Numbers
-are written with a counter before and after, so that a reader sees whether it came in the middle of a change.
+is, as JSON; what its threads do; how far it is on each channel; and channels and axes, a line of JSON each. Numbers are
+written with a counter before and after, so that a reader sees whether it came in the middle of a change.
 """
 
 import json
@@ -34,9 +34,9 @@ DOING_BYTES = 48
 TRIES, PAUSE_S = 5, 0.0005
 
 
-def signature(kind: str, payload: int) -> int:
-    """Return a number for a kind and a payload."""
-    return KINDS.index(kind) | payload << 4
+def signature(axis: int, kind: str, payload: int) -> int:
+    """Return a number for the axis, by its place among the axes of the file, the kind and the payload."""
+    return KINDS.index(kind) | axis << 4 | payload << 12
 
 
 def path_of(run_dir: Path, rank: int) -> Path:
@@ -95,14 +95,18 @@ def _position(read: Callable[[], bytes], end: End | None) -> Position:
         time.sleep(PAUSE_S)
         data = read()
     names = data[NAMES:].rstrip(b"\0").splitlines()
-    channels = [Channel(axis, expand(ranks), messages) for axis, ranks, messages in map(json.loads, names)]
+    lines = [json.loads(line) for line in names]
+    axes = [line for line in lines if isinstance(line, str)]
+    channels = [Channel(expand(line[0]), *line[1:]) for line in lines if isinstance(line, list)]
     begun: dict[Channel, Call] = {}
     for index, channel in enumerate(channels):
         number, signed, _ = COUNT_FORM.unpack_from(data, COUNTS + index * COUNT_FORM.size)
         if number:
-            begun[channel] = _call(channel, number, signed)
+            begun[channel] = _call(channel, number, signed, axes)
     lanes = [
-        lane for index in range(NUM_LANES) if (lane := _lane(data, LANES + index * LANE_BYTES, channels)) is not None
+        lane
+        for index in range(NUM_LANES)
+        if (lane := _lane(data, LANES + index * LANE_BYTES, channels, axes)) is not None
     ]
     beats, beat_s, step = BEAT_FORM.unpack_from(data, BEAT)
     return Position(**card, step=step, lanes=lanes, begun=begun, beats=beats, beat_s=beat_s, end=end)
@@ -116,13 +120,16 @@ def _is_settled(data: bytes) -> bool:
     return all(first == last for first, _, last in COUNT_FORM.iter_unpack(data[COUNTS:NAMES]))
 
 
-def _lane(data: bytes, offset: int, channels: list[Channel]) -> Lane | None:
+def _lane(data: bytes, offset: int, channels: list[Channel], axes: list[str]) -> Lane | None:
     count, since, state, index, number, signed, doing, _ = LANE_FORM.unpack_from(data, offset)
     if not count or state == RESTS:
         return None
-    waits = _call(channels[index], number, signed) if state == WAITS and 0 <= index < len(channels) else None
+    waits = None
+    if state == WAITS and 0 <= index < len(channels):
+        waits = _call(channels[index], number, signed, axes)
     return Lane(doing.rstrip(b"\0").decode(errors="replace"), since, waits, joins=state == JOINS)
 
 
-def _call(channel: Channel, number: int, signed: int) -> Call:
-    return Call(channel, number, KINDS[signed & 15], signed >> 4)
+def _call(channel: Channel, number: int, signed: int, axes: list[str]) -> Call:
+    axis = signed >> 4 & 255
+    return Call(channel, number, axes[axis] if axis < len(axes) else "?", KINDS[signed & 15], signed >> 12)

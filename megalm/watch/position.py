@@ -15,16 +15,18 @@ KINDS = (
 
 
 class Channel(NamedTuple):
-    """What ranks do one after the other over the same axis, in the same order on all of them; each counts it.
+    """What ranks do one after the other in the same process group, in the same order on all of them; each counts it.
+
+    Axes that span the same ranks share a group, and so a channel.
 
     Args:
-        axis: the axis's name.
         ranks: who takes part, in order; of a channel of messages the sender and the receiver.
+        group: tells groups of the same ranks apart; empty for that of the axes.
         messages: whether messages go from the first rank to the second, and nothing else.
     """
 
-    axis: str
     ranks: tuple[int, ...]
+    group: str = ""
     messages: bool = False
 
 
@@ -34,22 +36,23 @@ class Call(NamedTuple):
     Args:
         channel: which one.
         number: from 1, as the rank counts; ranks in step count alike.
+        axis: over which axis.
         kind: one of ``KINDS``.
         payload: bytes, as the ledger counts them.
     """
 
     channel: Channel
     number: int
+    axis: str
     kind: str
     payload: int
 
     def __str__(self) -> str:
         """Print it for people: ``all_reduce 57 over tp (ranks 2-3), 8.0 KiB``."""
-        axis, ranks, messages = self.channel
-        if messages:
-            return f"message {self.number} over {axis} from rank {ranks[0]} to rank {ranks[1]}, {size(self.payload)}"
-        sized = f", {size(self.payload)}" if self.payload else ""
-        return f"{self.kind} {self.number} over {axis} (ranks {compact(ranks)}){sized}"
+        ranks, sized = self.channel.ranks, f", {size(self.payload)}" if self.payload else ""
+        if self.channel.messages:
+            return f"message {self.number} over {self.axis} from rank {ranks[0]} to rank {ranks[1]}{sized}"
+        return f"{self.kind} {self.number} over {self.axis} (ranks {compact(ranks)}){sized}"
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def where(position: Position, now: float) -> str:
 def place(position: Position, now: float) -> list[str]:
     """Return where a rank is in the layout and in each of its axes."""
     coordinates = " ".join(f"{axis}={place}" for axis, place in position.coordinates.items())
-    newest = ", ".join(f"{call.kind} {call.number} over {call.channel.axis}" for call in position.begun.values())
+    newest = ", ".join(f"{call.kind} {call.number} over {call.axis}" for call in position.begun.values())
     lines = [
         f"rank {position.rank} is {coordinates}, on {position.host}, process {position.pid}, {where(position, now)}"
     ]

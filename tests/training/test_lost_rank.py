@@ -39,5 +39,7 @@ def test_a_dead_rank_ends_all_with_what_each_neighbour_waited_for(tmp_path: Path
     wait_until_gone(run_dir, 1)
     assert launcher.returncode == 1
     assert f"rank 1 (process {pids[1]}) was ended by SIGKILL" in told
-    assert re.search(r"rank [02] waited in \d(RECV_[FB]\d) for rank 1, which is gone or silent", told), told
+    message = r"message \d+ over pp from rank (1 to rank [02]|[02] to rank 1)"
+    waits = rf"rank [02] \(step \d+, \d(RECV_[FB]\d)\) waits in {message}"
+    assert re.search(rf"{waits}, .*, for rank 1", told), told
     assert "Traceback" not in told

@@ -7,6 +7,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from megalm.layout import Layout
 from megalm.watch.position import Call, Channel, Lane, Position
@@ -43,14 +44,15 @@ class Run:
             group = self.layout.ranks_along(axes, rank)
             if rank != group[0] or len(group) == 1:
                 continue
-            pairs = [*zip(group, group[1:], strict=False)] if messages else [group]
+            pairs = [*pairwise(group)] if messages else [group]
             for members in pairs:
-                call = Call(Channel("_".join(axes), members, messages), 0, "message" if messages else kind, payload)
+                channel = Channel(members, messages=messages)
+                call = Call(channel, 0, "_".join(axes), "message" if messages else kind, payload)
                 for member in members:
                     self.ranks[member].todo.append(call)
 
     def go(self, until: dict[int, int]) -> None:
-        """Let ranks go on, in any order, until none can; ``until`` tells after how many calls a rank goes no further."""
+        """Let ranks go on, in any order, until none can; ``until`` says after how many calls a rank stops."""
         moved = True
         while moved:
             moved = False

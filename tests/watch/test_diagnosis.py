@@ -11,7 +11,7 @@ from megalm.watch.position import Call, Channel, End, Lane, Position
 from tests.watch.simulated import Run
 
 LAYOUTS = (Layout(dp=2, tp=2), Layout(pp=2, dp=2), Layout(pp=3), Layout(pp=2, dp=3, tp=2), Layout(dp=4))
-TP = Channel("tp", (0, 1))
+TP = Channel((0, 1))
 
 
 def found(run: Run, fates: dict[int, Fate]) -> Diagnosis | None:
@@ -37,8 +37,8 @@ def chains_end_at(diagnosis: Diagnosis, culprit: int) -> bool:
 def test_the_rank_that_goes_no_further_is_named(state: State) -> None:
     chance = random.Random(7)
     stuck = 0
-    for _ in range(300):
-        run = Run(chance.choice(LAYOUTS), 40, chance)
+    for _ in range(100):
+        run = Run(chance.choice(LAYOUTS), 25, chance)
         culprit = chance.randrange(run.layout.world_size)
         run.go({culprit: chance.randrange(len(run.ranks[culprit].todo))})
         diagnosis = found(run, {culprit: Fate(state)})
@@ -47,15 +47,15 @@ def test_the_rank_that_goes_no_further_is_named(state: State) -> None:
         assert diagnosis.cause == ("busy" if state == "runs" else state)
         assert chains_end_at(diagnosis, culprit)
         stuck += len(run.stuck())
-    assert stuck > 600
+    assert stuck > 200
 
 
 def test_two_that_go_no_further_are_both_named() -> None:
     chance = random.Random(8)
-    for _ in range(100):
-        run = Run(Layout(dp=2, tp=2), 40, chance)
+    for _ in range(50):
+        run = Run(Layout(dp=2, tp=2), 25, chance)
         first, second = sorted(chance.sample(range(4), 2))
-        run.go({first: 10, second: 10})
+        run.go({first: 5, second: 5})
         diagnosis = found(run, {first: Fate("dead"), second: Fate("dead")})
         assert diagnosis is not None
         assert (diagnosis.cause, diagnosis.ranks) == ("dead", (first, second))
@@ -64,8 +64,8 @@ def test_two_that_go_no_further_are_both_named() -> None:
 def test_a_rank_that_leaves_a_collective_out_is_out_of_step() -> None:
     chance = random.Random(9)
     causes = {"mismatch": 0, "circle": 0, "busy": 0}
-    for _ in range(300):
-        run = Run(chance.choice(LAYOUTS), 40, chance)
+    for _ in range(100):
+        run = Run(chance.choice(LAYOUTS), 25, chance)
         culprit = chance.randrange(run.layout.world_size)
         del run.ranks[culprit].todo[chance.randrange(len(run.ranks[culprit].todo))]
         run.go({})
@@ -79,12 +79,12 @@ def test_a_rank_that_leaves_a_collective_out_is_out_of_step() -> None:
         else:
             mismatched = diagnosis.cause == "mismatch"
             assert len({call for call in diagnosis.calls if call}) == len(diagnosis.ranks) or not mismatched
-    assert min(causes.values()) > 10, causes
+    assert min(causes.values()) > 3, causes
 
 
 def test_a_run_that_is_through_has_no_diagnosis() -> None:
     chance = random.Random(10)
-    run = Run(Layout(pp=2, dp=2), 40, chance)
+    run = Run(Layout(pp=2, dp=2), 25, chance)
     run.go({})
     assert run.stuck() == []
     assert found(run, {}) is None
@@ -97,8 +97,8 @@ def place(rank: int, waits: Call | None = None, *begun: Call, **fields: object) 
     return replace(made, **fields)  # type: ignore[arg-type]
 
 
-def calls(*numbers: int, kind: str = "all_reduce", payload: int = 8) -> list[Call]:
-    return [Call(TP, number, kind, payload) for number in numbers]
+def calls(*numbers: int, kind: str = "all_reduce", payload: int = 8, axis: str = "tp") -> list[Call]:
+    return [Call(TP, number, axis, kind, payload) for number in numbers]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,8 @@ def calls(*numbers: int, kind: str = "all_reduce", payload: int = 8) -> list[Cal
         (place(1, *calls(5, kind="all_gather")), RUNS, "mismatch", (0, 1)),
         (place(1, *calls(5, payload=16)), RUNS, "mismatch", (0, 1)),
         (place(1, *calls(5, payload=16)), Fate("dead"), "mismatch", (0, 1)),
-        (place(1, Call(Channel("world", (0, 1)), 1, "barrier", 0), *calls(4)), RUNS, "circle", (0, 1)),
+        (place(1, *calls(5, axis="dp")), RUNS, "mismatch", (0, 1)),
+        (place(1, Call(Channel((0, 1), "other"), 1, "world", "barrier", 0), *calls(4)), RUNS, "circle", (0, 1)),
         (place(1, *calls(4), end=End("crashed", "why")), Fate("dead"), "failed", (1,)),
         (place(1, None, *calls(4), end=End("finished")), Fate("dead"), "busy", (1,)),
     ],
@@ -136,9 +137,19 @@ def test_a_rank_that_only_lost_another_is_no_cause() -> None:
     assert (diagnosis.cause, diagnosis.ranks) == ("failed", (1,))
 
 
+def test_a_rank_that_has_given_up_had_come_all_the_same() -> None:
+    world = Call(Channel((0, 1, 2)), 5, "world", "all_reduce", 8)
+    lost = End("lost", "after run.timeout", 1.0)
+    positions = {0: place(0, world, end=lost), 1: place(1, world, end=lost), 2: place(2, None)}
+    diagnosis = diagnose(positions, 3, {1: Fate("dead")})
+    assert diagnosis is not None
+    assert (diagnosis.cause, diagnosis.ranks) == ("busy", (2,))
+    assert [wait.on for wait in diagnosis.waits] == [(Node(2, 0),)] * 2
+
+
 def test_a_save_that_waits_for_training_is_followed_to_it() -> None:
     """Rank 0 saves and waits for rank 1's save, which has not begun, for its training is busy."""
-    saves = Call(Channel("checkpoint", (0, 1)), 3, "all_gather", 8)
+    saves = Call(Channel((0, 1), "checkpoint"), 3, "checkpoint", "all_gather", 8)
     positions = {0: place(0, None, *calls(5), saves), 1: place(1, None, *calls(4), saves._replace(number=2))}
     positions[0] = replace(positions[0], lanes=[Lane("saving", 5.0, joins=True), Lane("saving", 5.0, saves)])
     diagnosis = diagnose(positions, 2, {})

@@ -36,13 +36,16 @@ def test_what_is_marked_is_read(tmp_path: Path) -> None:
     assert (found.rank, found.world_size, found.host, found.pid) == (1, 4, "h1", 4711)
     assert (found.step, found.coordinates, found.end) == (41, {"pp": 0, "dp": 1}, None)
     (lane,) = found.lanes
-    gathers = Call(Channel("tp", (0, 1)), 1, "all_gather", 3 << 33)
+    gathers = Call(Channel((0, 1)), 1, "tp", "all_gather", 3 << 33)
     assert (lane.doing, lane.waits) == ("1F3/2", gathers)
     assert before - 1 < lane.since < time.time() + 1
-    reduces = Call(Channel("dp", (1, 3)), 1, "all_reduce", 80)
-    sends = Call(Channel("dp", (3, 1), True), 1, "message", 12)
+    reduces = Call(Channel((1, 3)), 1, "dp", "all_reduce", 80)
+    sends = Call(Channel((3, 1), messages=True), 1, "dp", "message", 12)
     assert list(found.begun.values()) == [reduces, gathers, sends]
     begun.done()
+    wide = marker.channel("dp_cp", (1, 3))  # another axis of the same ranks
+    assert wide is not None
+    wide.begin("all_reduce", 6)
     tp.begin("all_reduce", 4)
     marker.beat()
     marker.ends(End("crashed", "at line 3", 5.0))
@@ -50,7 +53,8 @@ def test_what_is_marked_is_read(tmp_path: Path) -> None:
     later = read_position(tmp_path, 1)
     assert later is not None
     assert later.lanes[0].waits is None
-    assert later.begun[Channel("tp", (0, 1))] == Call(Channel("tp", (0, 1)), 2, "all_reduce", 4)
+    assert later.begun[Channel((0, 1))] == Call(Channel((0, 1)), 2, "tp", "all_reduce", 4)
+    assert later.begun[Channel((1, 3))] == Call(Channel((1, 3)), 2, "dp_cp", "all_reduce", 6)
     assert later.beats == found.beats + 1
     assert later.end == End("crashed", "at line 3", 5.0)
     marker.remove()
@@ -59,7 +63,7 @@ def test_what_is_marked_is_read(tmp_path: Path) -> None:
 
 def test_a_save_beside_training_has_a_lane_of_its_own(tmp_path: Path) -> None:
     marker = marker_of(tmp_path, 0)
-    channel = marker.channel("checkpoint", (0, 1))
+    channel = marker.channel("checkpoint", (0, 1), "checkpoint")
     assert channel is not None
     waiting, go_on = threading.Event(), threading.Event()
 
@@ -80,7 +84,10 @@ def test_a_save_beside_training_has_a_lane_of_its_own(tmp_path: Path) -> None:
     assert found is not None
     training, beside = found.lanes
     assert (training.doing, training.waits, training.joins) == ("0F0", None, True)
-    assert (beside.doing, beside.waits) == ("saving", Call(Channel("checkpoint", (0, 1)), 1, "all_gather", 8))
+    assert (beside.doing, beside.waits) == (
+        "saving",
+        Call(Channel((0, 1), "checkpoint"), 1, "checkpoint", "all_gather", 8),
+    )
     go_on.set()
     thread.join()
     found = read_position(tmp_path, 0)
@@ -114,7 +121,7 @@ def test_time_is_added_up_by_kind_of_action(tmp_path: Path) -> None:
 def test_a_position_is_whole_while_it_changes_and_outlives_its_process(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "tests.watch.marked", str(tmp_path)]
     rank = subprocess.Popen(program, cwd=ROOT)
-    channel = Channel("dp", (1, 3))
+    channel = Channel((1, 3))
     try:
         while (found := read_position(tmp_path, 3)) is None or channel not in found.begun:
             time.sleep(0.01)
@@ -159,7 +166,7 @@ def test_only_the_newest_launch_is_read_and_an_old_one_is_cleared(tmp_path: Path
 
 def test_a_file_that_is_full_counts_no_further_channel(tmp_path: Path) -> None:
     marker = marker_of(tmp_path, 0)
-    counted = [marker.channel("pp", (0, peer), messages=True) for peer in range(1, 2 * MOST_CHANNELS)]
+    counted = [marker.channel("pp", (0, peer)) for peer in range(1, 2 * MOST_CHANNELS)]
     assert None in counted
     for channel in counted:
         if channel is not None:

@@ -44,9 +44,12 @@ def test_the_ranks_of_every_axis_of_a_large_layout_fit_into_a_line() -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (Call(Channel("tp", (2, 3)), 57, "all_reduce", 8192), "all_reduce 57 over tp (ranks 2-3), 8.0 KiB"),
-        (Call(Channel("pp", (1, 0), True), 7, "message", 100), "message 7 over pp from rank 1 to rank 0, 100 B"),
-        (Call(Channel("world", (0, 1, 2)), 1, "barrier", 0), "barrier 1 over world (ranks 0-2)"),
+        (Call(Channel((2, 3)), 57, "tp", "all_reduce", 8192), "all_reduce 57 over tp (ranks 2-3), 8.0 KiB"),
+        (
+            Call(Channel((1, 0), messages=True), 7, "pp", "message", 100),
+            "message 7 over pp from rank 1 to rank 0, 100 B",
+        ),
+        (Call(Channel((0, 1, 2)), 1, "world", "barrier", 0), "barrier 1 over world (ranks 0-2)"),
     ],
 )
 def test_a_collective_in_words(call: Call, text: str) -> None:

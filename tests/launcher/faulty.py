@@ -1,0 +1,64 @@
+"""A user's own data whose reading goes wrong on one rank, at one step."""
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megalm.training.stop import Stop
+from tests.verify.runs import RandomWindows
+
+STEP = 4
+SICK_RANK = "1"
+READS_PER_STEP = 2
+ASLEEP_S = 600.0
+PACE_S = 0.02
+"""Of each read: runs that wait for their fault leave the machine to others."""
+
+
+class Faulty(RandomWindows):
+    """Random windows that count the steps by the batches of this rank."""
+
+    def __init__(self, seq_length: int, seed: int, fault: str) -> None:
+        super().__init__(seq_length, seed)
+        self.reads, self.fault = 0, fault
+
+    def __getitem__(self, index: int, /) -> NDArray[np.int64]:
+        self.reads += 1
+        time.sleep(PACE_S)
+        if os.environ["RANK"] == SICK_RANK and self.reads == STEP * READS_PER_STEP:
+            getattr(self, self.fault)()
+        return super().__getitem__(index)
+
+    def sleep(self) -> None:
+        print("reading from a disk that is gone", flush=True)
+        time.sleep(ASLEEP_S)
+
+    def nothing(self) -> None:
+        pass
+
+    def fail(self) -> None:
+        raise ValueError("a sample that cannot be read")
+
+    def leave_out(self) -> None:
+        """From here on this rank does not ask the others whether the run is to end."""
+        agreed: Any = lambda stop, world: None  # noqa: E731
+        Stop.agreed = agreed  # type: ignore[method-assign]
+
+
+def asleep(seq_length: int, seed: int) -> RandomWindows:
+    return Faulty(seq_length, seed, "sleep")
+
+
+def failing(seq_length: int, seed: int) -> RandomWindows:
+    return Faulty(seq_length, seed, "fail")
+
+
+def out_of_step(seq_length: int, seed: int) -> RandomWindows:
+    return Faulty(seq_length, seed, "leave_out")
+
+
+def healthy(seq_length: int, seed: int) -> RandomWindows:
+    return Faulty(seq_length, seed, "nothing")
