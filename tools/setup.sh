@@ -68,7 +68,7 @@ check_machine() {
 make_environment() {
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         rm -f "$venv"/.torch "$venv"/.run "$venv"/.test
-        mkdir -p "$venv" 2>/dev/null && : 2>/dev/null >"$log" ||
+        { mkdir -p "$venv" && : >"$log"; } 2>/dev/null ||
             refuse "cannot write to $(pwd)/$venv; give yourself the permission, or work in a folder of your own."
         quietly "virtual environment in $venv" "$python" -m venv "$venv"
     fi
@@ -107,22 +107,74 @@ install_for_test() {
     fi
 }
 
-# The tests of launchers run on a real Slurm over hosts of their own; where these cannot be had, they are left out and say so.
+# The tests of launchers run on a real Slurm over hosts of their own, and containers on podman behind Docker's client;
+# where these cannot be had, they are left out and say so.
 install_cluster_programs() {
     local lacking=no program
-    for program in slurmctld slurmd sbatch munged ip sshd ssh; do
-        PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || lacking=yes
+    for program in slurmctld slurmd sbatch munged ip sshd ssh \
+        podman netavark aardvark-dns crun iptables mmdebstrap docker-compose; do
+        PATH=$PATH:/usr/sbin:/sbin:/usr/lib/podman command -v "$program" >/dev/null || lacking=yes
     done
     if [ $lacking = yes ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "megalm set-up: Slurm and ssh, for the tests of launchers"
+        echo "megalm set-up: Slurm, ssh and podman, for the tests of launchers"
         apt_install >>"$log" 2>&1 || { apt-get update >>"$log" 2>&1 && apt_install >>"$log" 2>&1; } ||
-            echo "megalm set-up: Slurm and ssh could not be installed, so tests/cluster leaves out what needs them; see $log."
+            echo "megalm set-up: Slurm, ssh and podman could not be installed, so tests/cluster leaves out what needs them; see $log."
     fi
 }
 
 apt_install() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        slurmctld slurmd slurm-client munge iproute2 openssh-server openssh-client
+        slurmctld slurmd slurm-client munge iproute2 openssh-server openssh-client \
+        podman netavark aardvark-dns crun iptables mmdebstrap docker-compose
+}
+
+# What the tests build an image from, since they ask no registry: a bare Debian, and the packages of a run.
+collect_for_images() {
+    local parts=$venv/containers program stamp
+    for program in mmdebstrap podman docker docker-compose; do
+        command -v "$program" >/dev/null || return
+    done
+    if [ "$(id -u)" != 0 ]; then return; fi
+    mkdir -p "$parts"
+    if [ ! -f "$parts/debian.tar" ]; then
+        echo "megalm set-up: a bare Debian, for the tests of images"
+        bare_debian "$parts/debian.tar" >>"$log" 2>&1 ||
+            echo "megalm set-up: it could not be had, so tests/cluster builds no image; see $log."
+    fi
+    stamp="$(digest) $("$venv/bin/python" -c 'import torch; print(torch.__version__)')"
+    if [ "$(cat "$parts/.wheels" 2>/dev/null)" != "$stamp" ]; then
+        echo "megalm set-up: packages, for the tests of images"
+        if packages_of_a_run "$parts/wheels" >>"$log" 2>&1; then
+            echo "$stamp" >"$parts/.wheels"
+        else
+            rm -rf "$parts/wheels" "$parts/.wheels"
+            echo "megalm set-up: they could not be had, so tests/cluster builds no image; see $log."
+        fi
+    fi
+}
+
+bare_debian() {
+    mmdebstrap --format=tar --variant=minbase --include=ca-certificates --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' bookworm "$1.new" &&
+        mv "$1.new" "$1"
+}
+
+# For the Python of that Debian, and the very torch of this environment, unless it is a CUDA build: that is too large.
+packages_of_a_run() {
+    local needed
+    needed=$("$venv/bin/python" -c '
+import importlib.metadata, torch
+assert torch.version.cuda is None
+needed = [line for line in importlib.metadata.requires("megalm") if "extra" not in line and "torch" not in line]
+print(f"torch=={torch.__version__}", "setuptools", *needed, sep="\n")') || return
+    rm -rf "$1"
+    mapfile -t needed <<<"$needed"
+    pip_download --python-version 3.11 --only-binary=:all: --dest "$1" \
+        ${torch_index:+--extra-index-url "$torch_index"} "${needed[@]}"
+}
+
+pip_download() {
+    "$venv/bin/python" -m pip download --disable-pip-version-check --no-input --constraint constraints.txt "$@"
 }
 
 case $purpose in run | test) ;; *) refuse "'$purpose' is not known; say run or test." ;; esac
@@ -134,5 +186,6 @@ install_for_run
 if [ "$purpose" = test ]; then
     install_for_test
     install_cluster_programs
+    collect_for_images
 fi
 echo "megalm is ready; to use it in this shell: source $venv/bin/activate"
