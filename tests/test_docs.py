@@ -13,7 +13,8 @@ from megalm.cli.reference import run_file_reference
 from megalm.run_config import RunConfig
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PLACES = ("*.md", "docs/**/*.md", "docker/**/*.md", "launch/*.md")
+PAGES = sorted(page for place in PLACES for page in ROOT.glob(place))
 KEY = re.compile(r"`?\b((?:%s)(?:\.[a-z_]+|\.\d+|\[\])+)(?:=|`|\[)" % "|".join(RunConfig.model_fields))  # noqa: UP031
 CODE = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
 VERB = re.compile(r"(?:^|`|-m )megalm ([a-z-]+)", re.MULTILINE)
