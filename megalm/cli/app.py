@@ -111,6 +111,14 @@ def verify_rank(job: Annotated[Path, typer.Argument(metavar="JOB_DIR", show_defa
     return probe_rank(job, from_environment(os.environ))
 
 
+@app.command(hidden=True)
+def node(link_timeout: Annotated[float, typer.Option(min=1)]) -> int:
+    """Start one machine's ranks, as the launcher at the other end of stdin says; ``launch ssh`` starts it."""
+    from megalm.launcher.node import serve
+
+    return serve(__version__, link_timeout)
+
+
 @app.command("export-ds")
 def export_ds(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT_DIR", show_default=False)],

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from megalm import __version__
 from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.errors import UserError
 from megalm.launcher.hostfile import read_hostfile
 from megalm.launcher.mpirun import run as run_mpirun
 from megalm.launcher.placement import from_environment
 from megalm.launcher.restarts import run_ranks
+from megalm.launcher.ssh import run as run_ssh
 from megalm.launcher.torchrun import run as run_torchrun
 
 app = typer.Typer(help="Start a run on one machine or many.", no_args_is_help=True)
@@ -91,3 +93,37 @@ def mpi(
     config = load(run_file, overrides)
     hosts = read_hostfile(hostfile) if hostfile is not None else []
     return run_mpirun(config, [run_file, *(overrides or ())], program, num_ranks, hosts)
+
+
+@app.command()
+def ssh(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    hostfile: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="The machines, a line 'host slots=N' each; filled in order.", show_default=False
+        ),
+    ] = ...,  # type: ignore[assignment]
+    ssh: Annotated[str, typer.Option(metavar="COMMAND", help="The ssh to use, with options of yours.")] = "ssh",
+    python: Annotated[
+        str, typer.Option(help="The Python of megalm there; by default as here.", show_default=False)
+    ] = sys.executable,
+    chdir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The directory there; by default as here.", show_default=False)
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="One more variable that the ranks get from here.", show_default=False),
+    ] = None,
+    link_timeout: Annotated[
+        float, typer.Option(min=2, help="Seconds of silence after which a machine is lost and ends its ranks.")
+    ] = 30.0,
+) -> int:
+    """Start the ranks on the machines of a hostfile and wait for them; they end when this command is gone."""
+    if from_environment(os.environ) is not None:
+        raise UserError("megalm launch ssh starts its own ranks; run it once, without torchrun, srun or mpirun.")
+    config = load(run_file, overrides)
+    train = [python, "-m", "megalm", "train", run_file, *(overrides or ())]
+    hosts = read_hostfile(hostfile)
+    return run_ssh(config, train, hosts, ssh, chdir or os.getcwd(), env or (), link_timeout, __version__)

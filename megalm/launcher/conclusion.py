@@ -13,6 +13,9 @@ PREEMPTED = 75
 SIGNALLED = 128
 """To which the number of a signal is added that ended the run."""
 
+KNOWS, KILLED, CRASHED, LOST, LOST_AND_SILENT = range(5)
+"""What a rank that ended is, from the likeliest cause on."""
+
 
 class RankEnd(NamedTuple):
     """How one rank ended.
@@ -62,16 +65,24 @@ class Outcome(NamedTuple):
     asked_to_end: bool = False
 
 
-def conclude(ranks: Sequence[RankEnd], received: Sequence[int], seen: Seen | None = None) -> Outcome:
+def conclude(
+    ranks: Sequence[RankEnd], received: Sequence[int], seen: Seen | None = None, lost: Sequence[str] = ()
+) -> Outcome:
     """Return how a run ended.
 
     Args:
-        ranks: all of them.
+        ranks: all of which it is known; none of a run that was told to end before they had started.
         received: the signals that the launcher got, in order.
         seen: where the ranks were when the first of them ended, if they keep that.
+        lost: a sentence for each machine that is out of reach. It is the cause, unless a rank knows another or was
+            killed: the ranks elsewhere only see that their neighbours are gone.
     """
     causes = {rank.number: order for rank in ranks if (order := _order(rank)) is not None}
     asked = bool(received)
+    if not ranks and not lost:
+        return _asked(received)
+    if lost and all(order[0] >= CRASHED for order in causes.values()):
+        return Outcome(1, "\n".join([*lost, *_who_waited(ranks, None)]), asked)
     if causes:
         number = min(causes, key=causes.__getitem__)
         culprit = next(rank for rank in ranks if rank.number == number)
@@ -88,9 +99,9 @@ def conclude(ranks: Sequence[RankEnd], received: Sequence[int], seen: Seen | Non
     return Outcome(next((code for code in codes if code not in (0, PREEMPTED)), max(codes)), "", asked)
 
 
-def _who_waited(ranks: Sequence[RankEnd], culprit: RankEnd) -> list[str]:
+def _who_waited(ranks: Sequence[RankEnd], culprit: RankEnd | None) -> list[str]:
     """Return what each other rank waited for when it found that a rank was gone."""
-    verdicts = [rank.verdict for rank in ranks if rank.number != culprit.number]
+    verdicts = [rank.verdict for rank in ranks if rank is not culprit]
     return [verdict.text for verdict in verdicts if verdict is not None and verdict.kind == "lost" and verdict.text]
 
 
@@ -116,9 +127,7 @@ def _cause(culprit: RankEnd, received: Sequence[int]) -> Outcome:
     verdict = culprit.verdict
     code = verdict.code if verdict is not None else culprit.code
     if received and (code < 0 or (verdict is not None and verdict.kind == "interrupted")):
-        number = received[0]
-        message = "interrupted." if number == signal.SIGINT else f"ended by {signal.Signals(number).name}."
-        return Outcome(SIGNALLED + number, message)
+        return _asked(received)
     if verdict is not None and verdict.kind in ("refused", "lost"):
         message = verdict.text
     elif verdict is not None:
@@ -130,6 +139,12 @@ def _cause(culprit: RankEnd, received: Sequence[int]) -> Outcome:
     return Outcome(max(code, 1), message)
 
 
+def _asked(received: Sequence[int]) -> Outcome:
+    number = received[0]
+    message = "interrupted." if number == signal.SIGINT else f"ended by {signal.Signals(number).name}."
+    return Outcome(SIGNALLED + number, message, asked_to_end=True)
+
+
 def _order(rank: RankEnd) -> tuple[int, float] | None:
     """Return a key that is smallest for the cause of all deaths, or None for a rank that is no cause.
 
@@ -138,10 +153,10 @@ def _order(rank: RankEnd) -> tuple[int, float] | None:
     """
     verdict = rank.verdict
     if verdict is not None and verdict.kind in ("refused", "interrupted"):
-        return 0, verdict.time_s
+        return KNOWS, verdict.time_s
     if rank.ended_s is None or not rank.died:
         return None
     if verdict is None and rank.code < 0:
-        return 1, rank.ended_s
-    order = 2 if verdict is None or verdict.kind != "lost" else 3 if verdict.text else 4
+        return KILLED, rank.ended_s
+    order = CRASHED if verdict is None or verdict.kind != "lost" else LOST if verdict.text else LOST_AND_SILENT
     return order, verdict.time_s if verdict is not None else rank.ended_s

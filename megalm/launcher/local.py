@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from typing import NamedTuple
 from megalm.errors import UserError
 from megalm.launcher.conclusion import Outcome, RankEnd, conclude
 from megalm.launcher.look import Seen, clear_verdict, look, write_verdict
+from megalm.launcher.network import LOOPBACK
 from megalm.launcher.placement import LISTEN_FD, LOCAL_LAUNCHER
 from megalm.launcher.rank_process import RankProcess
 from megalm.launcher.threads import threads_per_rank, usable_cores
@@ -30,7 +31,6 @@ SETTLE_S = 0.1
 """After a death: for a neighbour that died first but was noticed second."""
 MOST_RANKS_PER_CORE = 16
 HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-LOOPBACK = "127.0.0.1"
 
 
 def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None) -> Outcome:
@@ -47,25 +47,33 @@ def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None) 
     Raises:
         UserError: too many ranks for this machine.
     """
-    most = MOST_RANKS_PER_CORE * usable_cores()
-    if num_ranks > most:
-        raise UserError(
-            f"the layout needs {num_ranks} ranks, more than this machine can hold ({most} on {usable_cores()} cores); "
-            "start them on several machines with torchrun or srun."
-        )
+    check_room(num_ranks)
     if run_dir is not None:
         clear_positions(run_dir)
         clear_verdict(run_dir)
     with socket.create_server((LOOPBACK, 0), backlog=max(128, num_ranks)) as listener:
-        ranks = LocalRanks(
-            command, os.environ, Share(0, num_ranks, num_ranks, LOOPBACK, listener.getsockname()[1]), listener, run_dir
-        )
-        with _signals_handed_on(ranks):
+        share = Share(0, num_ranks, num_ranks, LOOPBACK, listener.getsockname()[1])
+        ranks = LocalRanks(command, os.environ, share, listener, run_dir)
+        with signals_handed_on(ranks):
             ends = ranks.run()
     outcome = conclude(ends, ranks.received, ranks.seen)
     if run_dir is not None and outcome.message and not outcome.asked_to_end:
         write_verdict(run_dir, outcome.message)
     return outcome
+
+
+def check_room(num_ranks: int) -> None:
+    """Refuse more ranks than this machine can hold.
+
+    Raises:
+        UserError: they are too many.
+    """
+    most = MOST_RANKS_PER_CORE * usable_cores()
+    if num_ranks > most:
+        raise UserError(
+            f"the layout needs {num_ranks} ranks, more than this machine can hold ({most} on {usable_cores()} cores); "
+            "start them on several machines with megalm launch ssh, torchrun or srun."
+        )
 
 
 class Share(NamedTuple):
@@ -95,6 +103,7 @@ class LocalRanks:
         share: which ranks they are.
         listener: where rank 0 is among them, the socket of the meeting, bound and listening.
         run_dir: where they keep their positions, if they do.
+        died: called when one of them has died, before the others are ended.
     """
 
     def __init__(
@@ -104,6 +113,7 @@ class LocalRanks:
         share: Share,
         listener: socket.socket | None,
         run_dir: Path | None = None,
+        died: Callable[[], None] = lambda: None,
     ) -> None:
         """See the class."""
         self.received: list[int] = []
@@ -114,7 +124,7 @@ class LocalRanks:
         self._command, self._env, self._share, self._listener = command, env, share, listener
         self._ranks: list[RankProcess] = []
         self._ended: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
-        self._patience_s = PATIENCE_S
+        self._patience_s, self._died = PATIENCE_S, died
 
     def run(self) -> list[RankEnd]:
         """Start the ranks, wait for them, and return how they ended."""
@@ -122,7 +132,7 @@ class LocalRanks:
         try:
             self._start()
             ends = self._wait()
-            if self._run_dir is not None and any(rank.died for rank in self._ranks):
+            if self._run_dir is not None and any(rank.died or rank.runs for rank in self._ranks):
                 self.seen = look(self._run_dir)
         finally:
             self._end_all()
@@ -184,6 +194,7 @@ class LocalRanks:
             number, when = end
             ends[number] = when
             if self._ranks[number - self._share.first].died:
+                self._died()
                 break
         time.sleep(SETTLE_S)
         while not self._ended.empty():
@@ -196,7 +207,7 @@ class LocalRanks:
         if self._patience_s:
             self._send(signal.SIGTERM)
         deadline = time.monotonic() + self._patience_s
-        while time.monotonic() < deadline and any(rank.process.poll() is None for rank in self._ranks):
+        while time.monotonic() < deadline and any(rank.runs for rank in self._ranks):
             time.sleep(0.02)
         for rank in self._ranks:
             rank.kill()
@@ -207,7 +218,9 @@ class LocalRanks:
 
 
 @contextlib.contextmanager
-def _signals_handed_on(ranks: LocalRanks) -> Iterator[None]:
+def signals_handed_on(ranks: LocalRanks) -> Iterator[None]:
+    """Hand the signals that this process gets on to ranks."""
+
     def hand_on(number: int, _: FrameType | None) -> None:
         ranks.hand_on(number)
 

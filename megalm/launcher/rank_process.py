@@ -66,6 +66,11 @@ class RankProcess:
         return self._verdict
 
     @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    @property
     def died(self) -> bool:
         """Whether it has ended otherwise than in order."""
         code = self.process.poll()
