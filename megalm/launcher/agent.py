@@ -54,13 +54,15 @@ class Notes:
         self._saved.unlink(missing_ok=True)
         (self._folder / f"rank-{os.getpid()}").touch()
 
-    def any_rank(self) -> bool:
-        """Whether a rank of this machine runs; one that still imports does not count."""
+    def ranks(self) -> list[int]:
+        """Return the process ids of the ranks that run on this machine; one that still imports is not there yet."""
+        found = []
         for note in self._folder.glob("rank-*"):
+            pid = int(note.name.removeprefix("rank-"))
             with suppress(ProcessLookupError):
-                os.kill(int(note.name.removeprefix("rank-")), 0)
-                return True
-        return False
+                os.kill(pid, 0)
+                found.append(pid)
+        return found
 
     def code(self, code: int, reason: str | None, *, elastic: bool) -> int:
         """Return the exit code by which the agent does what is right with a rank that ended in order.

@@ -193,7 +193,7 @@ def run(
         *(sys.executable, "-m", "megalm.launcher.torchrun_agent"),
         f"--nnodes={least}:{most}",
         f"--nproc-per-node={ranks}",
-        "--rdzv-backend=c10d",
+        f"--rdzv-backend={'megalm' if restarts else 'c10d'}",
         f"--rdzv-endpoint={place.endpoint}",
         f"--rdzv-id={rdzv_id}",
         f"--rdzv-conf={conf}",
@@ -253,7 +253,7 @@ class _Agent:
                 return process.wait(POLL_S)
             except subprocess.TimeoutExpired:
                 asked = self._asked_at
-                if asked is not None and time.monotonic() - asked > STARTING_S and not self._notes.any_rank():
+                if asked is not None and time.monotonic() - asked > STARTING_S and not self._notes.ranks():
                     self._idle = True  # it waits for other nodes: nothing is to be saved
                     process.send_signal(signal.SIGTERM)
 
@@ -274,7 +274,7 @@ class _Agent:
         if number not in self._stop_signals:
             self._process.send_signal(number)
         elif self._leaves and number == signal.SIGTERM:
-            self._idle = not self._notes.any_rank()
+            self._idle = not self._notes.ranks()
             self._process.send_signal(number)
         else:
             self._notes.ask(f"{number.name} to the launcher")

@@ -21,6 +21,7 @@ from torch.distributed.run import main as torchrun
 
 from megalm.launcher.agent import AGENT
 from megalm.launcher.parent import die_with
+from megalm.launcher.rendezvous import register
 
 CAUSES = {
     RendezvousConnectionError: "the machine where the nodes meet is gone, or cannot be reached",
@@ -54,6 +55,7 @@ def main() -> NoReturn:
     die_with(os.getppid())
     os.environ[AGENT] = str(os.getpid())
     logging.getLogger("torch.distributed.elastic").setLevel(os.environ["LOGLEVEL"])
+    register()
     sys.exit(run(sys.argv[1:]))
 
 

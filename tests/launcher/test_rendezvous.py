@@ -1,0 +1,77 @@
+"""Oracle: which nodes take part, by hand: two that meet, of which one falls silent and one comes."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+
+from megalm.launcher import rendezvous
+from megalm.launcher.agent import FOLDER
+from megalm.launcher.rendezvous import WatchedHandler, create
+from tests.launcher.test_spare import free_port
+
+PATIENCE_S = 60
+
+
+@pytest.fixture
+def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that stands for a rank of this machine which waits for one of another."""
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (tmp_path / f"rank-{process.pid}").touch()
+    yield process
+    process.kill()
+    process.wait()
+
+
+def node(port: int, *, hosts: bool = False) -> WatchedHandler:
+    settings = {"last_call_timeout": "1", "keep_alive_interval": "1", "keep_alive_max_attempt": "3"}
+    parameters = RendezvousParameters(
+        "megalm", f"127.0.0.1:{port}", "test", 1, 2, "127.0.0.1", is_host=str(int(hosts)), **settings
+    )
+    handler = create(parameters)
+    assert isinstance(handler, WatchedHandler)
+    return handler
+
+
+def meet(*nodes: WatchedHandler) -> None:
+    threads = [threading.Thread(target=node.next_rendezvous) for node in nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=PATIENCE_S)
+
+
+def test_a_node_that_falls_silent_is_noticed(rank: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "GRACE_S", 0.5)
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    port = free_port()
+    stays = node(port, hosts=True)
+    goes = node(port)
+    meet(stays, goes)
+    assert stays.num_nodes_waiting() == 0
+    goes._stop_heartbeats()
+    end = time.monotonic() + PATIENCE_S
+    while (change := stays.num_nodes_waiting()) == 0 and time.monotonic() < end:
+        assert rank.poll() is None
+        time.sleep(0.05)
+    assert change == 1
+    assert rank.wait(timeout=10) == -9
+    meet(stays)
+    assert stays.num_nodes_waiting() == 0
+    comes = node(port)
+    thread = threading.Thread(target=comes.next_rendezvous)
+    thread.start()
+    while stays.num_nodes_waiting() == 0 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert stays.num_nodes_waiting() == 1
+    meet(stays)
+    thread.join(timeout=PATIENCE_S)
+    assert stays.num_nodes_waiting() == comes.num_nodes_waiting() == 0
+    for each in (stays, comes):
+        each._stop_heartbeats()
