@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from megalm.errors import LostRank, SaidByAnother, TrainingError, UserError
-from megalm.launcher.agent import AGENT
+from megalm.launcher.agent import AGENT, Notes
 from megalm.launcher.parent import die_with
 from megalm.launcher.placement import LOCAL_LAUNCHER
 from megalm.launcher.verdict import Kind, tell
 
-INTERRUPTED = 130
+REFUSED, INTERRUPTED = 2, 130
 
 
 def main() -> NoReturn:
@@ -41,10 +41,11 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
 
         code = invoke(arguments)
     except SaidByAnother as error:
-        tell("refused", 2, str(error), env)
-        return 2
+        tell("refused", REFUSED, str(error), env)
+        return _refused(env)
     except UserError as error:
-        return _ended("refused", 2, str(error), env)
+        _ended("refused", REFUSED, str(error), env)
+        return _refused(env)
     except TrainingError as error:
         return _ended("refused", 1, str(error), env)
     except LostRank as error:
@@ -60,6 +61,14 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
         return _ended("crashed", 1, traceback.format_exc(), env)
     tell("finished", code, "", env)
     return code
+
+
+def _refused(env: Mapping[str, str]) -> int:
+    """Let the launcher know, through an agent that sees only a failure, that starting again will not help."""
+    notes = Notes.of(env)
+    if notes is not None:
+        notes.refuse()
+    return REFUSED
 
 
 def _ended(kind: Kind, code: int, text: str, env: Mapping[str, str]) -> int:

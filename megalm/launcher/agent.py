@@ -30,7 +30,7 @@ class Notes:
     def __init__(self, folder: Path) -> None:
         """See the class."""
         self._folder = folder
-        self._asked, self._saved = folder / "asked", folder / "saved"
+        self._asked, self._saved, self._refused = (folder / name for name in ("asked", "saved", "refused"))
 
     @staticmethod
     def of(env: Mapping[str, str]) -> "Notes | None":
@@ -52,6 +52,7 @@ class Notes:
     def begin(self) -> None:
         """Note that this process is a rank, and that the run is under way again."""
         self._saved.unlink(missing_ok=True)
+        self._refused.unlink(missing_ok=True)
         (self._folder / f"rank-{os.getpid()}").touch()
 
     def ranks(self) -> list[int]:
@@ -76,6 +77,15 @@ class Notes:
             return code
         self._saved.touch()
         return PREEMPTED if elastic and reason == TERMINATED else 0
+
+    def refuse(self) -> None:
+        """Note that this rank refuses what the user can mend."""
+        self._refused.touch()
+
+    @property
+    def refused(self) -> bool:
+        """Whether a rank of this machine has refused, and none has begun again since."""
+        return self._refused.exists()
 
     @property
     def saved(self) -> bool:

@@ -35,6 +35,10 @@ class WatchedHandler(DynamicRendezvousHandler):
     _num_met = 0
     _gone_since: float | None = None
 
+    def get_backend(self) -> str:
+        """Return the name by which torchrun asked for it."""
+        return BACKEND
+
     def next_rendezvous(self) -> RendezvousInfo:
         """Meet the others, and remember how many there are."""
         info = super().next_rendezvous()

@@ -51,14 +51,14 @@ def run_again(attempt: Attempt, run: RunSection) -> int:
     has_trained, pause_s = False, FIRST_PAUSE_S
     with _Requests() as requests:
         for number in itertools.count(1):
-            before = _Trace.of(run_dir)
+            before = Trace.of(run_dir)
             try:
                 outcome = attempt(more)
             except UserError as error:
                 outcome = Outcome(REFUSED, str(error))
             if outcome.message:
                 print(f"megalm: {outcome.message}", file=sys.stderr, flush=True)
-            after = _Trace.of(run_dir)
+            after = Trace.of(run_dir)
             trained = after.metrics != before.metrics
             has_trained = has_trained or trained
             if outcome.code in (0, PREEMPTED) or (outcome.code == REFUSED and not has_trained):
@@ -76,7 +76,7 @@ def run_again(attempt: Attempt, run: RunSection) -> int:
     raise AssertionError("attempts without end")
 
 
-class _Trace(NamedTuple):
+class Trace(NamedTuple):
     """What a run has left in its directory, as far as the launcher looks.
 
     Args:
@@ -88,7 +88,7 @@ class _Trace(NamedTuple):
     saved: frozenset[tuple[int, int]]
 
     @staticmethod
-    def of(run_dir: Path) -> "_Trace":
+    def of(run_dir: Path) -> "Trace":
         """Look at a directory, which need not be there."""
         metrics, saved = (0, 0), frozenset[tuple[int, int]]()
         with contextlib.suppress(OSError):
@@ -97,7 +97,7 @@ class _Trace(NamedTuple):
         with contextlib.suppress(OSError):
             folders = [folder for folder in Folders(run_dir / "checkpoints").candidates() if is_marked(folder)]
             saved = frozenset((step_of(folder), (folder / MARK).stat().st_mtime_ns) for folder in folders)
-        return _Trace(metrics, saved)
+        return Trace(metrics, saved)
 
     def where(self, more: Sequence[str]) -> str:
         """Return where the next attempt begins, in words."""

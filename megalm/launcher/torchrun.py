@@ -26,8 +26,10 @@ from megalm.launcher.conclusion import PREEMPTED
 from megalm.launcher.elastic import fit
 from megalm.launcher.job import Job
 from megalm.launcher.nodes import check_groups, check_nodes
+from megalm.launcher.restarts import REFUSED, Trace
 from megalm.launcher.threads import threads_per_rank
 from megalm.run_config import RunConfig
+from megalm.training.config import RunSection
 
 POLL_S = 0.1
 STARTING_S = 3.0
@@ -210,7 +212,7 @@ def run(
         **os.environ,
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # torch 2.13: with a shared store a node that returns is not let in
     }
-    return _Agent(command, env, config.run.stop_signals, leaves=least < most and not place.here).run()
+    return _Agent(command, env, config.run, leaves=least < most and not place.here).run()
 
 
 class _Agent:
@@ -219,19 +221,19 @@ class _Agent:
     Args:
         command: what to start.
         env: its environment.
-        stop_signals: names of those that ask the run to save and end.
+        run: the run's own section.
         leaves: whether SIGTERM is meant for this node alone, and the others go on without it.
     """
 
-    def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], stop_signals: Sequence[str], *, leaves: bool
-    ) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], run: RunSection, *, leaves: bool) -> None:
         self._command, self._env, self._leaves = command, env, leaves
-        self._stop_signals = [signal.Signals[name] for name in stop_signals]
+        self._stop_signals = [signal.Signals[name] for name in run.stop_signals]
+        self._run_dir = Path(run.dir)
+        self._before = Trace.of(self._run_dir)
         self._received: signal.Signals | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._asked_at: float | None = None
-        self._idle = False
+        self._idle = self._is_ending = False
 
     def run(self) -> int:
         """Start it, hand signals on to it, and return how the run ended."""
@@ -252,14 +254,28 @@ class _Agent:
             try:
                 return process.wait(POLL_S)
             except subprocess.TimeoutExpired:
-                asked = self._asked_at
-                if asked is not None and time.monotonic() - asked > STARTING_S and not self._notes.ranks():
-                    self._idle = True  # it waits for other nodes: nothing is to be saved
-                    process.send_signal(signal.SIGTERM)
+                if self._waits_for_nothing():
+                    self._end_agent()
+
+    def _waits_for_nothing(self) -> bool:
+        """Whether the agent is to end: for other nodes it waits in vain, or to start ranks that would refuse again."""
+        asked = self._asked_at
+        if asked is not None and time.monotonic() - asked > STARTING_S and not self._notes.ranks():
+            self._idle = True  # nothing is to be saved
+        return self._idle or (self._notes.refused and Trace.of(self._run_dir).metrics == self._before.metrics)
+
+    def _end_agent(self) -> None:
+        """Let it end its ranks, which may save; a second signal would make it forget them."""
+        assert self._process is not None
+        if not self._is_ending:
+            self._is_ending = True
+            self._process.send_signal(signal.SIGTERM)
 
     def _conclude(self, code: int) -> int:
         if self._notes.saved or (self._idle and self._received in self._stop_signals):
             return PREEMPTED
+        if self._notes.refused:
+            return REFUSED
         if self._received is not None and code:
             return 128 + self._received
         return 1 if code else 0
@@ -274,8 +290,8 @@ class _Agent:
         if number not in self._stop_signals:
             self._process.send_signal(number)
         elif self._leaves and number == signal.SIGTERM:
-            self._idle = not self._notes.ranks()
-            self._process.send_signal(number)
+            self._idle = self._idle or not self._notes.ranks()
+            self._end_agent()
         else:
             self._notes.ask(f"{number.name} to the launcher")
             self._asked_at = self._asked_at or time.monotonic()

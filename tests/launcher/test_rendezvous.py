@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from megalm.launcher import rendezvous
 from megalm.launcher.agent import FOLDER
-from megalm.launcher.rendezvous import WatchedHandler, create
+from megalm.launcher.rendezvous import WatchedHandler
 from tests.launcher.test_spare import free_port
 
 PATIENCE_S = 60
@@ -34,7 +35,7 @@ def node(port: int, *, hosts: bool = False) -> WatchedHandler:
     parameters = RendezvousParameters(
         "megalm", f"127.0.0.1:{port}", "test", 1, 2, "127.0.0.1", is_host=str(int(hosts)), **settings
     )
-    handler = create(parameters)
+    handler = get_rendezvous_handler(parameters)
     assert isinstance(handler, WatchedHandler)
     return handler
 
@@ -50,6 +51,7 @@ def meet(*nodes: WatchedHandler) -> None:
 def test_a_node_that_falls_silent_is_noticed(rank: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "GRACE_S", 0.5)
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    rendezvous.register()
     port = free_port()
     stays = node(port, hosts=True)
     goes = node(port)

@@ -47,6 +47,18 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(tmp_path: Path) -> None:
     assert losses(run_dir) == losses(local)
 
 
+def test_a_refusal_is_not_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    data = {"train": [{"path": str(tmp_path / "nothing")}]}
+    path.write_text(run_file(GPT2, run={"max_restarts": 9}, layout={"dp": 2}, data=data).to_yaml())
+    launcher = launch(path, tmp_path / "refused")
+    told, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 2, told
+    assert "nothing" in told
+    assert 1 <= told.count("megalm: ") <= 2, "one sentence, again if torchrun was faster"
+    assert "Traceback" not in told
+
+
 def test_ranks_die_with_the_launcher(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(run_file(GPT2, layout={"dp": 2}, train={"steps": 100_000, "micro_batch_size": 3}).to_yaml())
