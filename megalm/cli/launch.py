@@ -12,7 +12,7 @@ from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.errors import UserError
 from megalm.launcher.hostfile import read_hostfile
 from megalm.launcher.mpirun import run as run_mpirun
-from megalm.launcher.placement import from_environment
+from megalm.launcher.placement import from_environment, is_alone_here
 from megalm.launcher.restarts import run_ranks
 from megalm.launcher.ssh import run as run_ssh
 from megalm.launcher.torchrun import run as run_torchrun
@@ -64,7 +64,7 @@ def torchrun(
     ] = "",
 ) -> int:
     """Run torchrun on this node with megalm train as its program; give the same command on every node."""
-    if from_environment(os.environ) is not None:
+    if not is_alone_here(os.environ):
         raise UserError("megalm launch torchrun starts its own ranks; run it once a node, without torchrun or mpirun.")
     config = load(run_file, overrides)
     train = [run_file, *(overrides or ())]

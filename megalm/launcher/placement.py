@@ -26,6 +26,9 @@ LOCAL_LAUNCHER = "MEGALM_LAUNCHER_PID"
 LISTEN_FD = "MEGALM_LISTEN_FD"
 """Set by the local launcher for rank 0: the socket, bound and listening, on which the ranks meet."""
 
+AGENT_RUN = "TORCHELASTIC_RUN_ID"
+"""Set by torchrun's agent for its ranks."""
+
 MPI_VARIABLES = {
     "openmpi": (
         "OMPI_COMM_WORLD_RANK",
@@ -81,7 +84,10 @@ def from_environment(env: Mapping[str, str]) -> Placement | None:
     said = _number(env, "WORLD_SIZE", 0)
     if "RANK" in env:
         placement = _torchrun(env)
-        if around is not None and placement.world_size < around.world_size and placement.launcher != "local":
+        counted = (
+            placement.launcher == "local" or AGENT_RUN in env
+        )  # by the launcher that is nearest, whatever is around
+        if around is not None and placement.world_size < around.world_size and not counted:
             raise UserError(
                 f"WORLD_SIZE={said} contradicts the {around.world_size} tasks of {around.launcher}; unset RANK and "
                 "WORLD_SIZE, or start the ranks with torchrun."
@@ -92,6 +98,23 @@ def from_environment(env: Mapping[str, str]) -> Placement | None:
     if around is not None and said not in (0, around.world_size):
         raise UserError(f"WORLD_SIZE={said} contradicts the {around.world_size} tasks of {around.launcher}; unset it.")
     return around
+
+
+def is_alone_here(env: Mapping[str, str]) -> bool:
+    """Whether this process may start the ranks of its machine: no launcher has started several of it here.
+
+    Slurm and Kubernetes start one on each machine and number them.
+
+    Args:
+        env: ``os.environ``.
+
+    Raises:
+        UserError: the variables of MPI or Slurm are incomplete, no numbers, or contradict one another.
+    """
+    if LOCAL_LAUNCHER in env or AGENT_RUN in env or "LOCAL_RANK" in env:
+        return False
+    around = _mpi_or_slurm(env)
+    return around is None or around.local_world_size == 1
 
 
 def _torchrun(env: Mapping[str, str]) -> Placement:

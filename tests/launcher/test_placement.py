@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from megalm.errors import UserError
-from megalm.launcher.placement import Placement, from_environment
+from megalm.launcher.placement import Placement, from_environment, is_alone_here
 
 MEETING = {"MASTER_ADDR": "h0", "MASTER_PORT": "29500"}
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", **MEETING}
@@ -54,6 +54,7 @@ def without(env: Mapping[str, str], *names: str) -> dict[str, str]:
         ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "1"}, None),
         (MPICH, Placement(5, 8, 1, 4, "h0", 29500, "mpich")),
         ({**TORCHRUN, **STEP, "WORLD_SIZE": "8"}, (3, 8, 1, 2)),
+        ({**TORCHRUN, **STEP, "TORCHELASTIC_RUN_ID": "less than the tasks, as nodes are gone"}, (3, 4, 1, 2)),
         ({**STEP, **OPEN_MPI}, (5, 8, 1, 4)),
         ({**STEP, **MPICH}, (5, 8, 1, 4)),
         ({**STEP, "PMI_RANK": "4", "PMI_SIZE": "5"}, (4, 5, 0, 1)),
@@ -75,6 +76,24 @@ def test_place(env: Mapping[str, str], expected: Placement | tuple[int, ...] | N
         assert found == expected
     else:
         assert placement == expected
+
+
+@pytest.mark.parametrize(
+    ("env", "alone"),
+    [
+        ({}, True),
+        (ALLOCATION, True),
+        (STEP, True),
+        ({**STEP, "SLURM_PROCID": "1", "SLURM_NODEID": "0", "SLURM_LOCALID": "1"}, False),
+        ({"RANK": "1", "WORLD_SIZE": "2", **MEETING}, True),
+        (TORCHRUN, False),
+        ({"MEGALM_LAUNCHER_PID": "17"}, False),
+        (OPEN_MPI, False),
+        ({**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+    ],
+)
+def test_who_may_start_the_ranks_of_a_machine(env: Mapping[str, str], alone: bool) -> None:
+    assert is_alone_here(env) == alone
 
 
 def test_rank_0_of_a_local_run_takes_the_listening_socket() -> None:
