@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from megalm.errors import LostRank, TrainingError, UserError
-from megalm.launcher.look import clear_verdict
+from megalm.launcher.look import clear_verdict, write_verdict
 from megalm.launcher.meeting import attempt
 from megalm.launcher.placement import Placement
 from megalm.launcher.teller import SILENT_S, Teller
@@ -89,12 +89,13 @@ class Watchdog:
     def __init__(self, marker: Marker, placement: Placement, run: RunSection, env: Mapping[str, str]) -> None:
         """See the class."""
         self._marker, self._env = marker, env
-        self._timeout_s = run.timeout
+        self._timeout_s, self._run_dir = run.timeout, Path(run.dir)
+        self._is_alone = placement.world_size == 1 and placement.launcher != "local"
         self._watches = isinstance(marker, MarkerFile) and placement.world_size > 1
         below_us = placement.launcher == "local" and placement.local_world_size >= placement.world_size
         first = placement.rank - placement.local_rank
         self._neighbours = range(max(first, 0), first + placement.local_world_size)
-        self._teller = Teller(Path(run.dir), marker.launch) if self._watches and not below_us else None
+        self._teller = Teller(self._run_dir, marker.launch) if self._watches and not below_us else None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -123,6 +124,8 @@ class Watchdog:
         self._over.set()
         end, code = _end_of(error)
         self._marker.ends(end)
+        if self._is_alone and end.kind != "interrupted":
+            write_verdict(self._run_dir, end.text)
         if self._teller is not None:
             self._say(end, code, self._teller.text(end))
             self._teller.kill_stopped(self._neighbours)

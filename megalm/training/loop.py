@@ -36,6 +36,7 @@ from megalm.training.samples import samples_of
 from megalm.training.step import StepReport, train_step
 from megalm.training.stop import Stop
 from megalm.training.story import Story
+from megalm.training.stragglers import Stragglers
 from megalm.training.trace import traced
 
 
@@ -220,13 +221,15 @@ class _Run:
         self.mesh.ledger.entries.clear()
         memory = MemoryReport(self.config, state)
         state.model.train()
-        marker = self.mesh.marker
+        marker, stragglers = self.mesh.marker, Stragglers(self.mesh)
+        marker.seconds()
         while state.step < self.last_step:
             marker.step(state.step + 1)
             marker.enter("between steps")
             reason = self.stop.agreed(self.mesh.world)
             if reason is not None:
                 self._preempt(state, reason)
+                self._tell(stragglers.end())
                 return True
             started = time.perf_counter()
             marker.enter("reading data")
@@ -246,8 +249,14 @@ class _Run:
                 seen = samples_of(microbatches, self.mesh.dp)
                 self.story.samples(report.step, [(each, self.source.place(each[0])) for each in seen])
             self.story.step(report, seconds, self._evaluated(state, report))
+            self._tell(stragglers.step(report.step))
             self._save_when_due(state)
+        self._tell(stragglers.end())
         return False
+
+    def _tell(self, sentence: str | None) -> None:
+        if sentence is not None:
+            self.story.say(sentence)
 
     def _evaluated(self, state: Backend, report: StepReport) -> float | None:
         every = self.config.train.eval_every

@@ -11,6 +11,7 @@ from megalm.training.stop import Stop
 from tests.verify.runs import RandomWindows
 
 STEP = 4
+SLOW_S = 0.1
 SICK_RANK = "1"
 READS_PER_STEP = 2
 ASLEEP_S = 600.0
@@ -21,13 +22,13 @@ PACE_S = 0.02
 class Faulty(RandomWindows):
     """Random windows that count the steps by the batches of this rank."""
 
-    def __init__(self, seq_length: int, seed: int, fault: str) -> None:
+    def __init__(self, seq_length: int, seed: int, fault: str, pace_s: float = PACE_S) -> None:
         super().__init__(seq_length, seed)
-        self.reads, self.fault = 0, fault
+        self.reads, self.fault, self.pace_s = 0, fault, pace_s
 
     def __getitem__(self, index: int, /) -> NDArray[np.int64]:
         self.reads += 1
-        time.sleep(PACE_S)
+        time.sleep(self.pace_s)
         if os.environ["RANK"] == SICK_RANK and self.reads == STEP * READS_PER_STEP:
             getattr(self, self.fault)()
         return super().__getitem__(index)
@@ -62,3 +63,7 @@ def out_of_step(seq_length: int, seed: int) -> RandomWindows:
 
 def healthy(seq_length: int, seed: int) -> RandomWindows:
     return Faulty(seq_length, seed, "nothing")
+
+
+def slow(seq_length: int, seed: int) -> RandomWindows:
+    return Faulty(seq_length, seed, "nothing", pace_s=SLOW_S if os.environ.get("RANK") == SICK_RANK else 0.0)
