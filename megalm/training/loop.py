@@ -12,6 +12,7 @@ from megalm import collectives
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.store import Checkpoint, CheckpointStore, open_checkpoint
 from megalm.data.loader import TrainingData, ValidationData
+from megalm.errors import UserError
 from megalm.launcher import ranks
 from megalm.launcher.agent import Notes
 from megalm.launcher.conclusion import PREEMPTED
@@ -134,9 +135,15 @@ def train_on(config: RunConfig, mesh: Mesh, message: str, stop: Stop | None = No
         story.say(message)
         for sentence in config.without_effect_on(mesh.device.type):
             story.say(sentence)
-        return PREEMPTED if _Run(config, mesh, story, stop or Stop([])).go() else 0
+        preempted = _Run(config, mesh, story, stop or Stop([])).go()
+        code = PREEMPTED if preempted else 0
+        story.conclude(code, None if preempted else "complete")
+    except Exception as error:
+        story.conclude(2 if isinstance(error, UserError) else 1, str(error) or type(error).__name__)
+        raise
     finally:
         story.end()
+    return code
 
 
 class _Run:

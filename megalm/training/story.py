@@ -9,6 +9,7 @@ import torch
 
 from megalm.data.order import Place
 from megalm.errors import UserError
+from megalm.launcher.ending import Ending
 from megalm.ledger import Ledger
 from megalm.models.config import FAMILY_DEFAULTS
 from megalm.models.counts import hardware_flops_per_token, num_parameters, training_flops_per_token
@@ -46,6 +47,7 @@ class Story:
         self._mfu: Mfu | None = None
         self._samples: SamplesFile | None = None
         self._on_cuda = False
+        self._last_said = ""
 
     def open(self) -> None:
         """Make the run directory and the trackers.
@@ -61,6 +63,7 @@ class Story:
             raise UserError(
                 f"run.dir={self.config.run.dir} cannot be made ({error.strerror}); choose a directory you may write to."
             ) from error
+        Ending.forget(self.directory)
         self._progress = Progress(self.directory / "log.txt")
         self._closing.callback(self._progress.finish)
         self._trackers = trackers(self.config.track)
@@ -69,6 +72,7 @@ class Story:
         """Tell one sentence."""
         if self.tells:
             self._progress.message(text)
+            self._last_said = text
 
     def begin(self, state: Backend, *, resumed: bool) -> None:
         """Open the account at the step that the run goes on from."""
@@ -151,6 +155,16 @@ class Story:
             self._metrics.flush()
             if self._samples is not None:
                 self._samples.flush()
+
+    def conclude(self, code: int, why: str | None = None) -> None:
+        """Leave word how the run ended, for those who see no exit code.
+
+        Args:
+            code: its exit code.
+            why: what ended it; by default what was said last.
+        """
+        if self.tells:
+            Ending(code, why or self._last_said).write(self.directory)
 
     def end(self) -> None:
         """Close the account and write the report, however the run ends and whatever of it fails."""
