@@ -1,13 +1,26 @@
 """What pip needs to know to install megalm; the settings of the tools are in pyproject.toml."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "megalm" / "__init__.py").read_text(), re.MULTILINE)
 assert VERSION is not None
+
+
+class BuildWithLaunchFiles(build_py):  # type: ignore[misc]
+    """Put ``launch/`` into the package as well, where an installed megalm finds its templates."""
+
+    def run(self) -> None:
+        """Build."""
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(HERE / "launch", Path(self.build_lib) / "megalm" / "launch", dirs_exist_ok=True)
+
 
 setup(
     name="megalm",
@@ -18,6 +31,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["megalm", "megalm.*"]),
     package_data={"megalm": ["py.typed"]},
+    cmdclass={"build_py": BuildWithLaunchFiles},
     entry_points={"console_scripts": ["megalm=megalm.cli.main:main"]},
     install_requires=[
         "torch>=2.13,<2.14",
