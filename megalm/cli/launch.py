@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from megalm import __version__
+from megalm.cli import launch_slurm
 from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.errors import UserError
 from megalm.launcher.hostfile import read_hostfile
+from megalm.launcher.job import Job
 from megalm.launcher.mpirun import run as run_mpirun
 from megalm.launcher.placement import from_environment, is_alone_here
 from megalm.launcher.restarts import run_ranks
@@ -18,6 +20,9 @@ from megalm.launcher.ssh import run as run_ssh
 from megalm.launcher.torchrun import run as run_torchrun
 
 app = typer.Typer(help="Start a run on one machine or many.", no_args_is_help=True)
+
+
+app.command("slurm")(launch_slurm.slurm)
 
 
 @app.callback()
@@ -31,6 +36,7 @@ def local(run_file: RunFile, overrides: Overrides = None) -> int:
     if from_environment(os.environ) is not None:
         raise UserError("megalm launch local starts its own ranks; run it without torchrun, srun or mpirun.")
     config = load(run_file, overrides)
+    Job.here("local").write(Path(config.run.dir))
     command = [sys.executable, "-m", "megalm", "train", run_file, *(overrides or ())]
     return run_ranks(command, config.layout.world_size, config.run)
 

@@ -1,6 +1,8 @@
 """What was launched for a run: the small file by which its status is asked and by which it is stopped."""
 
 import json
+import os
+import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +10,8 @@ from pathlib import Path
 from megalm.errors import UserError
 
 FILE = "job.json"
+LAUNCHED = "MEGALM_JOB"
+"""Set where a launcher has written the file already: a lone rank that it starts is no launcher of its own."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +22,18 @@ class Job:
         launcher: ``local``, ``torchrun``, ``slurm``, ``mpi`` or ``ssh``.
         id: Slurm's job id; else the process id of the launcher, which hands signals on to the ranks.
         host: where that process runs, or where the job was submitted.
-        log: the file that has what the ranks print, or ``None`` where that is a terminal's.
+        log: the file that has what the ranks print, from the run directory; ``None`` where that is a terminal's.
     """
 
     launcher: str
     id: str
     host: str
     log: str | None = None
+
+    @staticmethod
+    def here(launcher: str) -> "Job":
+        """Return the launch whose launcher is this process."""
+        return Job(launcher, str(os.getpid()), platform.node())
 
     def write(self, run_dir: Path) -> None:
         """Replace the file whole.

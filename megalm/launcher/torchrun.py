@@ -24,7 +24,7 @@ from megalm.errors import UserError
 from megalm.launcher.agent import FOLDER, Notes
 from megalm.launcher.conclusion import PREEMPTED
 from megalm.launcher.elastic import fit
-from megalm.launcher.job import Job
+from megalm.launcher.job import LAUNCHED, Job
 from megalm.launcher.nodes import check_groups, check_nodes
 from megalm.launcher.restarts import REFUSED, Trace
 from megalm.launcher.threads import threads_per_rank
@@ -38,6 +38,8 @@ ELASTIC_RESTARTS = 20
 """Of an elastic run that does not say how many: each machine that is lost costs one."""
 LEAST_SHUTDOWN_S = 15
 """Until a rank that was told to end is killed, if a save needs no longer."""
+DEAF = ("sh", "-c", 'trap "" USR1 USR2; exec "$@"', "torchrun")
+"""Slurm signals the whole family, and torch's agent, which knows no such signal, would die of it."""
 CONFIGURATION = {
     "last_call_timeout": "5",  # a node that comes later makes the ranks start again
     "keep_alive_interval": "2",
@@ -192,6 +194,7 @@ def run(
         [*(f"{key}={value}" for key, value in settings.items()), *([configuration] if configuration else [])]
     )
     command = [
+        *DEAF,
         *(sys.executable, "-m", "megalm.launcher.torchrun_agent"),
         f"--nnodes={least}:{most}",
         f"--nproc-per-node={ranks}",
@@ -204,7 +207,7 @@ def run(
         f"--shutdown-timeout={max(LEAST_SHUTDOWN_S, config.checkpoint.before_limit)}",
         *("-m", "megalm", "train", *train),
     ]
-    if place.here:
+    if place.here and LAUNCHED not in os.environ:
         Job("torchrun", str(os.getpid()), socket.gethostname()).write(Path(config.run.dir))
     env = {
         "OMP_NUM_THREADS": str(threads_per_rank(ranks)),
