@@ -19,9 +19,6 @@ NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 VERBS = (
     "dry-run",
-    "status",
-    "stop",
-    "logs",
     "import",
     "export",
     "generate",

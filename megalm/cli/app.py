@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from megalm import __version__
-from megalm.cli import data, launch
+from megalm.cli import data, launch, runs
 from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.cli.reference import run_file_reference
 from megalm.errors import UserError, suggestion
+from megalm.launcher.job import LAUNCHED, Job
 from megalm.launcher.placement import Placement, from_environment
 from megalm.launcher.restarts import run_ranks
 from megalm.not_built import VERBS
@@ -53,6 +54,8 @@ def train(run_file: RunFile, overrides: Overrides = None) -> int:
     placement = from_environment(os.environ)
     config = load(run_file, overrides, placement)
     world_size = config.layout.world_size
+    if placement is None and LAUNCHED not in os.environ:
+        Job.here("local").write(Path(config.run.dir))
     if placement is None and (world_size > 1 or config.run.max_restarts):
         command = [sys.executable, "-m", "megalm", "train", run_file, *(overrides or ())]
         return run_ranks(command, world_size, config.run)
@@ -154,6 +157,33 @@ def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_defau
     from megalm.training.report import write_report
 
     print(write_report(run_dir))
+    return 0
+
+
+@app.command()
+def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)]) -> int:
+    """Tell of a run whether it waits, runs or has ended, and how far it is."""
+    for line in runs.status(run_dir):
+        print(line)
+    return 0
+
+
+@app.command()
+def stop(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)]) -> int:
+    """Ask a run to save and to end; it is not waited for, and the command that began it goes on later."""
+    print(runs.stop(run_dir))
+    return 0
+
+
+@app.command()
+def logs(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)],
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended, over all requeues.")] = False,
+    lines: Annotated[int, typer.Option(min=0, help="How many lines of what is there already.")] = 20,
+) -> int:
+    """Print the end of what a run has printed."""
+    for text in runs.logs(run_dir, lines, follow):
+        print(text, end="", flush=True)
     return 0
 
 

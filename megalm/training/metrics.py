@@ -14,6 +14,7 @@ from typing import Any
 
 from megalm.errors import UserError
 from megalm.training.line_file import LineFile
+from megalm.training.log_tail import Tail
 
 KEYS = ("step", "loss", "grad_norm", "lr", "tokens", "tokens_per_s", "step_time_s", "memory_gib", "mfu")
 
@@ -94,6 +95,12 @@ def rows(path: Path) -> list[dict[str, Any]]:
     if b"\n" in data[end:]:
         raise UserError(f"{path}: line {len(found) + 1} is not a row of metrics; mend that line or take it out.")
     return [row for row, _ in found]
+
+
+def last_row(path: Path) -> dict[str, Any] | None:
+    """Return the newest whole row of a metrics file, read from its end; ``None`` where there is none."""
+    lines = Tail(path).last(2).splitlines(keepends=True)  # the last may be cut short
+    return next((row for line in reversed(lines) for row, _ in whole_rows(line.encode())), None)
 
 
 def whole_rows(data: bytes) -> Iterator[tuple[dict[str, Any], int]]:

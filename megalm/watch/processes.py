@@ -24,6 +24,14 @@ def born(pid: int) -> int:
     return int(told[19]) if told else 0
 
 
+def age_s(pid: int) -> float | None:
+    """Return for how many seconds a process has run; ``None`` where it does not, or that is not told."""
+    told = _stat(pid)
+    if not told or told[0] in "ZX":
+        return None
+    return float(Path("/proc/uptime").read_text().split()[0]) - int(told[19]) / os.sysconf("SC_CLK_TCK")
+
+
 def life_of(position: Position, here: str) -> Life:
     """Return how a rank's process is: ``unseen`` where it is another machine's.
 
