@@ -17,7 +17,7 @@ SlurmctldHost={controller}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=cred_expire=15
+AuthInfo=cred_expire=6
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 TmpFS={folder}/tmp/%n
@@ -112,6 +112,15 @@ class Slurm:
         if host.run("pgrep", "munged").returncode:
             self._start_munge(host)
         self._must(host, "slurmd")
+
+    def power_off(self, name: str) -> None:
+        """End all processes of a node's host at once."""
+        self._hosts[name].power_off()
+
+    def boot(self, name: str) -> None:
+        """Start a node's host anew, with its slurmd."""
+        self._hosts[name].boot()
+        self.start_node(name)
 
     def wait_until_idle(self, seconds: float = 20.0) -> None:
         """Return when every node is idle.
