@@ -100,31 +100,31 @@ install_for_test() {
         quietly "what DeepSpeed is built with" pip_install wheel ninja packaging
         # Without its own kernels: with them DeepSpeed would be compiled for minutes, and nothing here calls them.
         DS_BUILD_OPS=0 DS_ACCELERATOR=cpu quietly "what the tests need" \
-            pip_install --no-build-isolation --editable '.[dev,tensorboard,wandb,deepspeed,fairscale]'
+            pip_install --no-build-isolation --editable '.[dev,tensorboard,wandb,deepspeed,fairscale,mpi]'
         # Only its indexed-dataset files are read, as the oracle of ours; none of its own requirements are needed.
         quietly "megatron-core, an oracle of the tests" pip_install --no-deps megatron-core
         digest >"$venv/.test"
     fi
 }
 
-# The tests of launchers run on a real Slurm over hosts of their own, and containers on podman behind Docker's client;
+# The tests of launchers run on real programs over hosts of their own, and containers on podman behind Docker's client;
 # where these cannot be had, they are left out and say so.
 install_cluster_programs() {
     local lacking=no program
-    for program in slurmctld slurmd sbatch munged ip sshd ssh \
+    for program in slurmctld slurmd sbatch munged ip sshd ssh mpirun.openmpi \
         podman netavark aardvark-dns crun iptables mmdebstrap docker-compose; do
         PATH=$PATH:/usr/sbin:/sbin:/usr/lib/podman command -v "$program" >/dev/null || lacking=yes
     done
     if [ $lacking = yes ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "megalm set-up: Slurm, ssh and podman, for the tests of launchers"
+        echo "megalm set-up: Slurm, ssh, Open MPI and podman, for the tests of launchers"
         apt_install >>"$log" 2>&1 || { apt-get update >>"$log" 2>&1 && apt_install >>"$log" 2>&1; } ||
-            echo "megalm set-up: Slurm, ssh and podman could not be installed, so tests/cluster leaves out what needs them; see $log."
+            echo "megalm set-up: Slurm, ssh, Open MPI and podman could not be installed, so tests/cluster leaves out what needs them; see $log."
     fi
 }
 
 apt_install() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        slurmctld slurmd slurm-client munge iproute2 openssh-server openssh-client \
+        slurmctld slurmd slurm-client munge iproute2 openssh-server openssh-client openmpi-bin \
         podman netavark aardvark-dns crun iptables mmdebstrap docker-compose
 }
 

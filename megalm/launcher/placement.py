@@ -5,8 +5,8 @@ Asked in this order, the innermost launcher first:
 1. ``RANK``: torchrun's variables, which megalm's own local launcher sets too;
 2. ``OMPI_COMM_WORLD_SIZE`` (Open MPI) and ``MPI_LOCALNRANKS`` (MPICH): under Slurm mpirun starts its daemons through
    srun, so Slurm's variables may stand around it and count the daemons;
-3. ``SLURM_STEP_NUM_TASKS`` above 1: inside an srun step, with ``--mpi=none``, pmi2 or pmix alike. Other SLURM_*
-   variables say only that a job exists;
+3. ``SLURM_STEP_NUM_TASKS`` above 1: inside an srun step, with ``--mpi=none``, pmi2 or pmix alike, unless a batch script
+   has it from the step that submitted it. Other SLURM_* variables say only that a job exists;
 4. ``PMI_SIZE``: another starter of MPI programs;
 5. ``PMIX_RANK`` alone tells no number of ranks, and is refused.
 
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from megalm.errors import UserError
-from megalm.launcher.slurm import first_host, port_of_step
+from megalm.launcher.slurm import first_host, own_step, port_of_step
 
 LOCAL_LAUNCHER = "MEGALM_LAUNCHER_PID"
 """Set by the local launcher: its process id."""
@@ -134,7 +134,7 @@ def _mpi_or_slurm(env: Mapping[str, str]) -> Placement | None:
         size, sign = names[1], names[3]
         if sign in env:
             return _read(env, launcher, names) if _number(env, size) > 1 else None
-    if _number(env, "SLURM_STEP_NUM_TASKS", 1) > 1:
+    if _number(env, "SLURM_STEP_NUM_TASKS", 1) > 1 and own_step() not in ("batch", "interactive"):
         return _slurm(env)
     if _number(env, "PMI_SIZE", 1) > 1:
         alone = {} if "MASTER_ADDR" in env else {"PMI_LOCAL_RANK": "0", "PMI_LOCAL_SIZE": "1"}  # until MPI tells

@@ -1,9 +1,12 @@
 """What Slurm says of an srun step: where its ranks meet, and when the job ends."""
 
+import contextlib
+import os
 import re
 import subprocess
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 
 from megalm.errors import UserError
 
@@ -24,6 +27,22 @@ def first_host(node_list: str) -> str:
     if match is None:
         raise UserError(f"the node list {node_list!r} is not understood; set MASTER_ADDR to the host of rank 0.")
     return match[1] + (match[2] or "") + (match[3] or "")
+
+
+def own_step() -> str | None:
+    """Return the step of a job that this process was started in: a number, ``batch``, ...; ``None`` if none is seen.
+
+    Variables do not tell it: a batch script that a task of a step has submitted inherits that step's. The process that
+    Slurm starts for each step does, by its title.
+    """
+    pid = os.getpid()
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        while pid > 1:
+            match = re.match(rb"slurmstepd: \[\d+\.([^\]]+)\]", Path(f"/proc/{pid}/cmdline").read_bytes())
+            if match is not None:
+                return match[1].decode(errors="replace")
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+    return None
 
 
 def end_of_job(env: Mapping[str, str]) -> float | None:

@@ -9,6 +9,7 @@ import pytest
 from tests.cluster import slurm as slurm_programs
 from tests.cluster import ssh as ssh_programs
 from tests.cluster.hosts import Hosts
+from tests.cluster.reference import Reference
 from tests.cluster.slurm import Slurm
 from tests.cluster.ssh import Ssh
 
@@ -38,3 +39,9 @@ def ssh() -> Iterator[Ssh]:
     skip_without(ssh_programs.PROGRAMS, "openssh-server openssh-client iproute2")
     with Hosts(["h0", "h1", "h2"]) as hosts, Ssh(hosts, ["h1", "h2"]) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Return a short run of four ranks, which megalm's own launcher has done on this machine."""
+    return Reference.make(tmp_path_factory.mktemp("reference"))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from megalm.errors import UserError
+from megalm.launcher import placement as placement_module
 from megalm.launcher.placement import Placement, from_environment, is_alone_here
 
 MEETING = {"MASTER_ADDR": "h0", "MASTER_PORT": "29500"}
@@ -32,6 +33,20 @@ OF_ONE_PROCESS_EACH = {"RANK": "0", "WORLD_SIZE": "1"}
 
 
 PALS = {"PMI_RANK": "4", "PMI_SIZE": "5"}
+
+
+@pytest.fixture(autouse=True)
+def _in_no_batch_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement_module, "own_step", lambda: None)  # these tests may be a job themselves
+
+
+@pytest.mark.parametrize(("step", "world_size"), [("batch", None), ("interactive", None), ("2", 5), (None, 5)])
+def test_a_batch_script_does_not_take_part_in_the_step_that_submitted_it(
+    step: str | None, world_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement_module, "own_step", lambda: step)
+    found = from_environment(STEP)
+    assert (found and found.world_size) == world_size
 
 
 def without(env: Mapping[str, str], *names: str) -> dict[str, str]:
