@@ -34,16 +34,16 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(tmp_path: Path) -> None:
     while steps_done(run_dir) < 3 and first.poll() is None:
         time.sleep(0.01)
     first.send_signal(signal.SIGTERM)
-    told, _ = first.communicate(timeout=60)
+    told, _ = first.communicate(timeout=180)
     assert first.returncode == 75, told
     assert "SIGTERM to the launcher: saved after step" in told
     assert "elastic: dp=2 of 2, 1 of 3 ranks wait" in told
     assert "Traceback" not in told
     second = launch(path, run_dir)
-    told, _ = second.communicate(timeout=60)
+    told, _ = second.communicate(timeout=180)
     assert second.returncode == 0, told
     assert "resumed from step" in told
-    assert start(path, local).wait(timeout=60) == 0
+    assert start(path, local).wait(timeout=180) == 0
     assert losses(run_dir) == losses(local)
 
 
@@ -67,7 +67,7 @@ def test_ranks_die_with_the_launcher(tmp_path: Path) -> None:
     while len(processes_of(run_dir)) < 4 and launcher.poll() is None:
         time.sleep(0.01)
     launcher.kill()
-    launcher.communicate(timeout=60)
+    launcher.communicate(timeout=180)
     wait_until_gone(run_dir, 5)
 
 
