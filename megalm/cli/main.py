@@ -51,7 +51,7 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     except LostRank as error:
         return _ended("lost", 1, str(error), env)
     except SystemExit as error:  # a rank whose end is told already
-        return error.code if isinstance(error.code, int) else 1
+        return _refused(env) if error.code == REFUSED else error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:
         return _ended("interrupted", INTERRUPTED, "interrupted.", env)
     except BrokenPipeError:  # the reader of our output, head for example, has gone

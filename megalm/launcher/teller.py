@@ -50,10 +50,14 @@ class Teller:
     def claim(self) -> bool:
         """Be the teller, unless another rank is; return whether this one is."""
         if not self._is_teller:
-            with suppress(OSError):
+            try:
                 os.close(os.open(self._claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-                self._is_teller = True
-        return self._is_teller
+            except FileExistsError:
+                return False
+            except OSError:  # the disk is full, or gone: better twice than never
+                pass
+            self._is_teller = True
+        return True
 
     def suspect(self) -> None:
         """Look at the ranks for the first time: something may be wrong soon."""
@@ -68,14 +72,14 @@ class Teller:
                 self._claim.unlink()
 
     def text(self, end: End) -> str:
-        """Return why the run ended, to be said by this rank for all; empty when another rank has said it.
+        """Return why the run ended, to be said by this rank; empty when another rank has said it for all.
 
         Args:
             end: how this rank ends.
         """
         if not self.claim():
             self._wait()
-            return ""
+            return "" if self.has_told else end.text
         text = self._look_for_cause(end) if end.kind == "lost" else end.text
         if end.kind == "crashed":
             text = self._with_place(text)

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +20,8 @@ from megalm.launcher.verdict import tell
 from megalm.layout import Layout
 from megalm.training.config import RunSection
 from megalm.watch.marker import Marker, MarkerFile, clear_positions
-from megalm.watch.position import End
+from megalm.watch.place import read_positions
+from megalm.watch.position import End, compact
 from megalm.watch.processes import born, this_machine
 
 BEAT_S = 1.0
@@ -90,13 +92,14 @@ class Watchdog:
         """See the class."""
         self._marker, self._env = marker, env
         self._timeout_s, self._run_dir = run.timeout, Path(run.dir)
+        self._world_size = placement.world_size
         self._is_alone = placement.world_size == 1 and placement.launcher != "local"
         self._watches = isinstance(marker, MarkerFile) and placement.world_size > 1
         below_us = placement.launcher == "local" and placement.local_world_size >= placement.world_size
         first = placement.rank - placement.local_rank
         self._neighbours = range(max(first, 0), first + placement.local_world_size)
         self._teller = Teller(self._run_dir, marker.launch) if self._watches and not below_us else None
-        self._over = threading.Event()
+        self._over, self._ending = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     @property
@@ -122,12 +125,13 @@ class Watchdog:
             SystemExit: the ranks tell by themselves why the run ended, and it is told.
         """
         self._over.set()
+        self._ending.acquire()  # never given back: of the two threads that may end this rank one does
         end, code = _end_of(error)
         self._marker.ends(end)
         if self._is_alone and end.kind != "interrupted":
             write_verdict(self._run_dir, end.text)
         if self._teller is not None:
-            self._say(end, code, self._teller.text(end))
+            self._say(end, code, self._teller.text(replace(end, text=end.text + self._absent())))
             self._teller.kill_stopped(self._neighbours)
             raise SystemExit(code) from error
 
@@ -153,7 +157,16 @@ class Watchdog:
         if waited_s > self._timeout_s and not self._over.is_set():
             self._end(waited_s)
 
+    def _absent(self) -> str:
+        """Return which ranks have not come to where they meet, if this rank got no further."""
+        if not self._marker.is_meeting:
+            return ""
+        absent = [rank for rank in range(self._world_size) if rank not in read_positions(self._run_dir)]
+        return f" Rank {compact(absent)} has not come up." if absent else ""
+
     def _end(self, waited_s: float) -> None:
+        if not self._ending.acquire(blocking=False):
+            return
         end = End("lost", f"rank {self._marker.rank} waited for {waited_s:.0f} s: run.timeout.", time.time())
         self._marker.ends(end)
         self._say(end, 1, end.text if self._teller is None else self._teller.text(end))
@@ -182,6 +195,8 @@ def _end_of(error: BaseException) -> tuple[End, int]:
             return End("refused", str(error), now), 1
         case LostRank():
             return End("lost", str(error), now), 1
+        case BrokenPipeError():
+            return End("interrupted", "nobody reads the output.", now), 1
         case KeyboardInterrupt():
             return End("interrupted", "interrupted.", now), INTERRUPTED
         case _:

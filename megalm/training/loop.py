@@ -51,6 +51,7 @@ def train(config: RunConfig, placement: Placement | None = None) -> int:
     Raises:
         UserError: something that the user can mend.
         TrainingError: the run cannot go on.
+        SystemExit: one of several ranks under a launcher that is not ours failed, and one of them has told why.
     """
     placement = placement or from_environment(os.environ) or Placement.alone()
     fit = check_placed(config, placement.world_size)

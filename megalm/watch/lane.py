@@ -30,7 +30,7 @@ class LaneWriter:
         self._entered = self._clock()
         self._waited = 0.0
         self.waiting_since: float | None = None
-        self._patient = False
+        self.is_meeting = False
         self.write(RUNS)
 
     def enter(self, doing: object) -> None:
@@ -53,14 +53,14 @@ class LaneWriter:
 
     def wait(self, index: int, number: int, signed: int) -> None:
         """Begin to wait in a collective."""
-        self._patient = signed & 15 == RENDEZVOUS
+        self.is_meeting = signed & 15 == RENDEZVOUS
         self.waiting_since = self._clock()
         self.write(WAITS, index, number, signed)
 
     def waited_s(self, on_device: bool) -> float:
         """Return for how long it has waited; one whose GPU works for it waits in whatever it does with that."""
         since = self.waiting_since
-        if since is not None and self._patient:
+        if since is not None and self.is_meeting:
             return 0.0
         if since is None and on_device and (self._kind[:1].isdigit() or self._kind in ON_DEVICE):
             since = self._entered
@@ -71,6 +71,7 @@ class LaneWriter:
         if self.waiting_since is not None:
             waited = self._clock() - self.waiting_since
             self._waited += waited
+            self.is_meeting = False
             self._seconds["waiting"] += waited
             self.waiting_since = None
         self.write(RUNS)

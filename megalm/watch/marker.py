@@ -44,6 +44,11 @@ class Marker:
     rank = 0
     launch = ""
 
+    @property
+    def is_meeting(self) -> bool:
+        """Whether this rank waits where ranks meet."""
+        return False
+
     def channel(self, axis: str, ranks: tuple[int, ...], group: str = "") -> "Counted | None":
         """Return what counts the collectives over an axis, with those of all axes in its group; ``None``: nobody."""
         return None
@@ -120,6 +125,11 @@ class MarkerFile(Marker):
         self._training = LaneWriter(self._map, LANES)
         self._lanes: dict[int, LaneWriter] = {}
         self.beat()
+
+    @property
+    def is_meeting(self) -> bool:
+        """Whether this rank waits where ranks meet."""
+        return self._training.is_meeting
 
     def lane(self) -> "LaneWriter":
         """Return that of the calling thread."""
@@ -205,7 +215,8 @@ class MarkerFile(Marker):
 
     def flush(self) -> None:
         """Hand the file to the disk, for the machines that share it."""
-        self._map.flush()
+        with suppress(OSError):
+            self._map.flush()
 
     def ends(self, end: End) -> None:
         """Say how this rank ends; the first word counts. Nothing here can fail the run."""

@@ -7,14 +7,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from megalm.errors import TrainingError, UserError
 from megalm.launcher import teller
 from megalm.launcher.look import FILE
+from megalm.launcher.placement import Placement
 from megalm.launcher.teller import Teller
+from megalm.launcher.watchdog import Watchdog, mark
+from megalm.layout import Layout
+from megalm.training.config import RunSection
 from megalm.watch.marker import MarkerFile
 from megalm.watch.place import read_positions
 from megalm.watch.position import End
@@ -56,7 +63,7 @@ def waiting(run_dir: Path, rank: int, **card: object) -> MarkerFile:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teller, "SEEN_ALIVE_S", 0.4)
     monkeypatch.setattr(teller, "SILENT_S", 1.0)
-    monkeypatch.setattr(teller, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(teller, "PATIENCE_S", 2.0)
 
 
 @pytest.fixture
@@ -94,8 +101,10 @@ def test_one_rank_tells_and_the_others_wait_until_it_has(tmp_path: Path, here: d
     other.ends(End("refused", "the disk is full", 2.0))
     first.suspect()
     assert not second.has_told
-    assert second.text(LOST) == ""
-    assert "the disk is full\nrank 1 (" in first.text(LOST)
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(second.text, LOST)
+        assert "the disk is full\nrank 1 (" in first.text(LOST)
+        assert waits.result() == ""
     assert second.has_told
     assert not of_another_launch.has_told
 
@@ -107,6 +116,40 @@ def test_what_was_suspected_in_vain_may_be_suspected_again_by_another(tmp_path: 
     assert not second.claim()
     first.calm()
     assert second.claim()
+
+
+def test_a_rank_tells_by_itself_where_nobody_else_can(tmp_path: Path, hurried: None) -> None:
+    """The directory is gone; or whoever was to tell has ended before it could."""
+    crash = End("refused", "the disk is full", 1.0)
+    assert Teller(tmp_path / "gone", "first").text(crash) == "the disk is full"
+    marker_of(tmp_path, 0)
+    assert Teller(tmp_path, "first").claim()
+    assert Teller(tmp_path, "first").text(crash) == "the disk is full"
+    assert not (tmp_path / FILE).exists()
+
+
+def test_one_process_keeps_why_it_failed(tmp_path: Path) -> None:
+    placement, run = Placement.alone(), RunSection(dir=str(tmp_path))
+    marker = mark(tmp_path, placement, Layout(), {}, on_device=False)
+    with Watchdog(marker, placement, run, {}) as watchdog:
+        watchdog.failed(TrainingError("step 3: the gradient of model.norm.weight is not finite."))
+    assert (tmp_path / FILE).read_text() == "step 3: the gradient of model.norm.weight is not finite.\n"
+    mark(tmp_path, placement, Layout(), {}, on_device=False)
+    assert not (tmp_path / FILE).exists()
+
+
+def test_who_has_not_come_is_told_where_ranks_meet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    placement = Placement(1, 4, 0, 1, "h0", 29500, "torchrun")
+    for rank in (0, 1):
+        here = replace(placement, rank=rank)
+        marker = mark(tmp_path, here, Layout(dp=4), {}, on_device=False)
+    channel = marker.channel("world", (0, 1, 2, 3))
+    assert channel is not None
+    channel.begin("rendezvous").wait()
+    watchdog = Watchdog(marker, placement, RunSection(dir=str(tmp_path)), {})
+    with pytest.raises(SystemExit), watchdog:
+        watchdog.failed(UserError("rank 1 did not meet the others."))
+    assert capsys.readouterr().err == "megalm: rank 1 did not meet the others. Rank 2-3 has not come up.\n"
 
 
 def torchrun(folder: Path, source: str) -> tuple["subprocess.Popen[str]", Path]:
