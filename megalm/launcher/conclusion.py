@@ -82,7 +82,7 @@ def conclude(
     if not ranks and not lost:
         return _asked(received)
     if lost and all(order[0] >= CRASHED for order in causes.values()):
-        return Outcome(1, "\n".join([*lost, *_who_waited(ranks, None)]), asked)
+        return Outcome(1, "\n".join(lost), asked)
     if causes:
         number = min(causes, key=causes.__getitem__)
         culprit = next(rank for rank in ranks if rank.number == number)
@@ -99,7 +99,7 @@ def conclude(
     return Outcome(next((code for code in codes if code not in (0, PREEMPTED)), max(codes)), "", asked)
 
 
-def _who_waited(ranks: Sequence[RankEnd], culprit: RankEnd | None) -> list[str]:
+def _who_waited(ranks: Sequence[RankEnd], culprit: RankEnd) -> list[str]:
     """Return what each other rank waited for when it found that a rank was gone."""
     verdicts = [rank.verdict for rank in ranks if rank is not culprit]
     return [verdict.text for verdict in verdicts if verdict is not None and verdict.kind == "lost" and verdict.text]

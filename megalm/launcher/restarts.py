@@ -140,9 +140,11 @@ class _Requests:
 
 
 def _in_one_line(outcome: Outcome) -> str:
-    """Return what names the rank that failed, or the first line."""
+    """Return the first line, or after a traceback the one that names the rank."""
     lines = [line for line in outcome.message.splitlines() if line.strip()] or [f"exit code {outcome.code}."]
-    return next((line for line in lines if line.startswith("rank ")), lines[0])
+    if not lines[0].startswith("Traceback"):
+        return lines[0]
+    return next((line for line in lines if line.startswith("rank ")), lines[-1])
 
 
 def _note(run_dir: Path, line: str) -> None:

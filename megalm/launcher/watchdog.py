@@ -95,7 +95,7 @@ class Watchdog:
         self._world_size = placement.world_size
         self._is_alone = placement.world_size == 1 and placement.launcher != "local"
         self._watches = isinstance(marker, MarkerFile) and placement.world_size > 1
-        below_us = placement.launcher == "local" and placement.local_world_size >= placement.world_size
+        below_us = placement.launcher == "local"
         first = placement.rank - placement.local_rank
         self._neighbours = range(max(first, 0), first + placement.local_world_size)
         self._teller = Teller(self._run_dir, marker.launch) if self._watches and not below_us else None
