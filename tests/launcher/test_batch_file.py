@@ -15,7 +15,7 @@ from megalm.launcher.templates import template
 from tests.launcher.batch import Bash, directives, text_of
 
 EXAMPLES = 200 if os.environ.get("MEGALM_TEST_FULL") else 20
-WORDS = st.text(st.characters(exclude_characters="\0"), max_size=30)
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 NAMES = st.text(st.characters(exclude_characters="\0/\\", exclude_categories=["C", "Z", "M"]), min_size=1, max_size=20)
 ARRAY = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "7"}
 
@@ -114,6 +114,25 @@ def test_the_ranks_are_asked_by_a_signal_that_they_hear(folder: Path, signals: l
     text = text_of(folder, run={"dir": "run", "stop_signals": signals})
     done = Bash(folder, text, ["trap 'exit 75' TERM; kill -USR1 $PPID; sleep 20 >/dev/null 2>&1 & wait"])
     assert done.asked == [f"--signal={asked} 12"]
+
+
+@pytest.mark.parametrize("signal", ["USR1", "USR2"])
+def test_a_rank_that_is_starting_does_not_die_of_a_request(folder: Path, signal: str) -> None:
+    """Oracle: a rank that has not said yet what it does with signals."""
+    rank = folder.parent / "rank"
+    rank.write_text(f"#!/bin/sh\nkill -{signal} $$\nexit 75\n")
+    rank.chmod(0o755)
+    start = 'while [ "$1" != sh ]; do shift; done; exec "$@"'
+    assert Bash(folder, text_of(folder).replace("python=python3", f"python={rank}"), [start]).code == 75
+
+
+def test_a_task_of_an_array_signals_and_requeues_itself_alone(folder: Path) -> None:
+    """Oracle: the number of one task has the whole array's number as its job id."""
+    (folder / "run-7").mkdir()
+    text = text_of(folder, request=Request(2, 2, "60", array="0-7"), run={"dir": "run-%a"})
+    done = Bash(folder, text, ["trap 'exit 75' TERM; kill -USR1 $PPID; sleep 20 >/dev/null 2>&1 & wait"], env=ARRAY)
+    assert done.asked == ["--signal=USR1 12_7"]
+    assert done.requeued == "requeue 12_7"
 
 
 def test_a_request_between_two_steps_is_heard(folder: Path) -> None:
