@@ -69,7 +69,7 @@ def agreed(placement: Placement, env: Mapping[str, str]) -> Iterator[Placement]:
         yield _agree(mpi, placement, env)
     except BaseException as error:
         if own:
-            atexit.register(_end_all, mpi, REFUSED if isinstance(error, UserError) else FAILED)
+            atexit.register(_end_all, mpi, _code(error))
         raise
     if own:
         mpi.Finalize()
@@ -90,6 +90,12 @@ def _import(placement: Placement) -> Any:
         if not isinstance(error, UserError):
             text = f"mpi4py finds no MPI library ({text.splitlines()[0]}); install one with pip install 'megalm[mpi]'."
         raise (SaidByAnother if placement.rank else UserError)(text) from error
+
+
+def _code(error: BaseException) -> int:
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    return REFUSED if isinstance(error, UserError) else FAILED
 
 
 def _end_all(mpi: Any, code: int) -> None:

@@ -1,7 +1,7 @@
 """``megalm launch mpi``: the ranks of a run by mpirun, MPICH's or Open MPI's, on this machine or those of a hostfile.
 
-All that is started gets its arguments as a list; no shell reads them. Ranks that fail have MPI end the others, and what
-they say is on the screen, so the launcher adds how mpirun ended.
+All that is started gets its arguments as a list; no shell reads them. Ranks that fail say by themselves why, and have
+MPI end those that cannot.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,8 @@ from megalm.launcher.conclusion import PREEMPTED, Outcome
 from megalm.launcher.hostfile import Slots, fill
 from megalm.launcher.job import Job
 from megalm.launcher.local import HANDED_ON
+from megalm.launcher.look import FILE as VERDICT
+from megalm.launcher.look import clear_verdict
 from megalm.launcher.nodes import check_nodes
 from megalm.launcher.parent import PR_SET_PDEATHSIG
 from megalm.launcher.restarts import run_again
@@ -131,13 +133,14 @@ def run(
     def attempt(more: Sequence[str]) -> Outcome:
         rank = [sys.executable, "-m", "megalm", "train", *train, *more]
         command = program.command(num_ranks, dealt, rank, os.environ)
-        return _run(command, program.kind, config.run.stop_signals)
+        return _run(command, program.kind, config.run.stop_signals, Path(config.run.dir))
 
     return run_again(attempt, config.run)
 
 
-def _run(command: Sequence[str], kind: Kind, stop_signals: Sequence[str]) -> Outcome:
+def _run(command: Sequence[str], kind: Kind, stop_signals: Sequence[str], run_dir: Path) -> Outcome:
     """Run mpirun to its end; signals are handed on to it."""
+    clear_verdict(run_dir)
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     received: list[int] = []
     process: subprocess.Popen[bytes] | None = None
@@ -165,7 +168,10 @@ def _run(command: Sequence[str], kind: Kind, stop_signals: Sequence[str]) -> Out
         if received:  # before there was an mpirun
             process.send_signal(handed_on(received[0], kind, stop_signals))
         code = process.wait()
-    return _outcome(code, received)
+    told = ""
+    with suppress(OSError):
+        told = (run_dir / VERDICT).read_text().partition("\n")[0]
+    return _outcome(code, received, told)
 
 
 def handed_on(number: int, kind: Kind, stop_signals: Sequence[str]) -> int:
@@ -179,7 +185,14 @@ def handed_on(number: int, kind: Kind, stop_signals: Sequence[str]) -> int:
     return number
 
 
-def _outcome(code: int, received: Sequence[int]) -> Outcome:
+def _outcome(code: int, received: Sequence[int], told: str) -> Outcome:
+    """Return how the run ended.
+
+    Args:
+        code: mpirun's.
+        received: the signals that the launcher got.
+        told: the first line of what the ranks found, if they did.
+    """
     asked = bool(received)
     if code in (0, PREEMPTED):
         return Outcome(code, "", asked)
@@ -187,7 +200,7 @@ def _outcome(code: int, received: Sequence[int]) -> Outcome:
         name = "interrupted." if received[0] == signal.SIGINT else f"ended by {signal.Signals(received[0]).name}."
         return Outcome(128 + received[0], name, asked)
     how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-    return Outcome(2 if code == 2 else 1, f"mpirun ended with {how}; what its ranks said stands above.")
+    return Outcome(2 if code == 2 else 1, told or f"mpirun ended with {how}; what its ranks said stands above.")
 
 
 @contextmanager

@@ -50,13 +50,15 @@ def ranks_of(run_dir: Path) -> list[int]:
 def test_a_rank_that_is_killed_ends_all_and_the_run_starts_again(reference: Reference, tmp_path: Path) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "log"
     launcher = start(reference.launch("mpi", run_dir, "run.max_restarts=1", "train.steps=20"), log)
-    wait_for_step(launcher, run_dir, 12)
+    wait_for_step(launcher, run_dir, 1)
+    killed = ranks_of(run_dir)[1]
+    wait_for_step(launcher, run_dir, 11)
+    os.kill(killed, signal.SIGKILL)
     job = Job.read(run_dir)
     assert job is not None
     assert (job.launcher, job.id) == ("mpi", str(launcher.pid))
-    os.kill(ranks_of(run_dir)[1], signal.SIGKILL)
     assert launcher.wait(timeout=240) == 0, log.read_text()
-    assert "restart 1 of 1" in log.read_text()
+    assert "megalm: restart 1 of 1 in 1 s, from " in log.read_text()
     assert losses(run_dir) == reference.losses
 
 

@@ -17,8 +17,9 @@ DANGEROUS = ["python", "a file; touch pwned", "$(touch pwned)"]
 
 def test_mpich_gets_hosts_and_the_program_as_it_is() -> None:
     mpirun = Mpirun("/opt/mpirun", "mpich")
-    assert mpirun.command(4, [], DANGEROUS, {}) == ["/opt/mpirun", "-n", "4", *DANGEROUS]
-    assert mpirun.command(4, HOSTS, DANGEROUS, {}) == [*("/opt/mpirun", "-n", "4", "-hosts", "h1:2,h2:2"), *DANGEROUS]
+    begin = ["/opt/mpirun", "-n", "4"]
+    assert mpirun.command(4, [], DANGEROUS, {}) == [*begin, *DANGEROUS]
+    assert mpirun.command(4, HOSTS, DANGEROUS, {}) == [*begin, "-hosts", "h1:2,h2:2", *DANGEROUS]
 
 
 def test_open_mpi_is_told_not_to_bind_and_what_other_machines_need() -> None:
