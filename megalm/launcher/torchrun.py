@@ -25,6 +25,7 @@ from megalm.launcher.agent import FOLDER, Notes
 from megalm.launcher.conclusion import PREEMPTED
 from megalm.launcher.elastic import fit
 from megalm.launcher.job import LAUNCHED, Job
+from megalm.launcher.meeting import NAME_PATIENCE_S
 from megalm.launcher.nodes import check_groups, check_nodes
 from megalm.launcher.restarts import REFUSED, Trace
 from megalm.launcher.threads import threads_per_rank
@@ -64,13 +65,16 @@ class Meeting:
     own_address: str
 
 
-def meeting(endpoint: str | None, num_nodes: int, own_address: str | None) -> Meeting:
+def meeting(
+    endpoint: str | None, num_nodes: int, own_address: str | None, patience_s: float = NAME_PATIENCE_S
+) -> Meeting:
     """Return where the nodes meet.
 
     Args:
         endpoint: ``HOST:PORT`` of one of them, the same on all; may be left out for one node.
         num_nodes: that may take part.
         own_address: of this machine; ``None`` for the address from which the endpoint is reached.
+        patience_s: how long the host's name may be unknown.
 
     Raises:
         UserError: it is not given, cannot be read, or its host has no address.
@@ -89,11 +93,23 @@ def meeting(endpoint: str | None, num_nodes: int, own_address: str | None) -> Me
         host = None
     if host is None or parts.path:
         raise UserError(f"--rdzv-endpoint={endpoint!r} is not understood; give HOST:PORT.")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    except OSError as error:
-        raise UserError(f"--rdzv-endpoint: {host} has no address ({error.strerror}); name a host that has.") from error
+    family, address = _find(host, port, patience_s)
     return Meeting(endpoint, _is_here(family, address), own_address or _address_towards(family, address))
+
+
+def _find(host: str, port: int, patience_s: float) -> tuple[int, Any]:
+    """Return the family and the address of a host, as the socket module has them."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            return family, address
+        except OSError as error:
+            if time.monotonic() >= end:
+                raise UserError(
+                    f"--rdzv-endpoint: {host} has no address ({error.strerror}); name a host that has."
+                ) from error
+        time.sleep(0.5)
 
 
 def _is_here(family: int, address: Any) -> bool:

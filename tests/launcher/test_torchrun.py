@@ -99,7 +99,7 @@ def test_where_the_nodes_meet() -> None:
     with pytest.raises(UserError, match="2 nodes need a place to meet"):
         meeting(None, 2, None)
     with pytest.raises(UserError, match=r"no-such-host\.invalid has no address"):
-        meeting("no-such-host.invalid:29400", 2, None)
+        meeting("no-such-host.invalid:29400", 2, None, patience_s=0)
     for bad in ("host:port", "", "host:1/x", "host:99999"):
         with pytest.raises(UserError, match="is not understood"):
             meeting(bad, 2, None)
