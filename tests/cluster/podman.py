@@ -153,7 +153,7 @@ def build_context(folder: Path) -> Path:
     """Lay out what an image is built from, with packages in ``docker/wheels``, and return the folder."""
     for name in CONTEXT:
         shutil.copy2(ROOT / name, folder / name)
-    for name in ("megalm", "docker"):
+    for name in ("docker", "launch", "megalm"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for wheel in (PARTS / "wheels").glob("*.whl"):
         try:

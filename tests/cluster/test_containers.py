@@ -51,8 +51,10 @@ find /opt -type d -name tests
 ! touch /opt/megalm/written 2>/dev/null || echo the environment can be written
 touch /workspace/written && echo the workspace can be written
 /opt/megalm/bin/python -c '
+from megalm.launcher.templates import template
 from megalm.launcher.threads import usable_cores
-print("cores", usable_cores())'
+print("cores", usable_cores())
+template("slurm.sbatch")'
 """
 
 
