@@ -50,9 +50,14 @@ class Stop(AbstractContextManager["Stop"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the signals back to who handled them."""
+        """Give the signals back to who handled them.
+
+        Where that was the system, which would end the process, a rank that has ended as it was asked to ignores more of
+        them: it may be asked a moment after the others, when all have saved.
+        """
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            done = self.ended_by is not None and handler == signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if done else handler)  # type: ignore[arg-type]
 
     def reason(self) -> str | None:
         """Return what has asked this rank to end, or ``None``."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,7 +12,16 @@ from megalm.training.stop import Stop
 from tests.ranks import RankContext, RankPool
 
 
-def test_only_named_signals_ask_and_their_handlers_come_back() -> None:
+@pytest.fixture
+def heard() -> Iterator[list[int]]:
+    """Let SIGUSR1 be heard by a handler, and give it back to the system at the end."""
+    found: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: found.append(number))
+    yield found
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_only_named_signals_ask_and_their_handlers_come_back(heard: list[int]) -> None:
     before = signal.getsignal(signal.SIGUSR1)
     with Stop(["SIGUSR1"]) as stop:
         assert stop.reason() is None
@@ -20,6 +30,18 @@ def test_only_named_signals_ask_and_their_handlers_come_back() -> None:
         assert stop.reason() == "SIGUSR1"
         assert stop.agreed(Axis.alone()) == "SIGUSR1"
     assert signal.getsignal(signal.SIGUSR1) == before
+    assert heard == []
+
+
+@pytest.mark.usefixtures("heard")
+def test_a_rank_that_has_ended_as_asked_does_not_die_of_being_asked_late() -> None:
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    with Stop(["SIGUSR1"]):
+        pass
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    with Stop(["SIGUSR1"], deadline_s=0.0) as stop:
+        assert stop.agreed(Axis.alone()) == "the job's time limit"
+    os.kill(os.getpid(), signal.SIGUSR1)
 
 
 @pytest.mark.parametrize(("now", "asks"), [(99.0, False), (100.0, True), (250.0, True)])
