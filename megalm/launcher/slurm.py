@@ -58,7 +58,10 @@ def end_of_job(env: Mapping[str, str]) -> float | None:
         return float(told)
     if "SLURM_JOB_ID" not in env:
         return None
-    ask = ["squeue", "--noheader", f"--jobs={env['SLURM_JOB_ID']}", "--format=%e"]
+    job = env["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_TASK_ID" in env:  # one of the tasks has the whole array's number
+        job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    ask = ["squeue", "--noheader", f"--jobs={job}", "--format=%e"]
     try:
         answer = subprocess.run(ask, env=env, capture_output=True, text=True, timeout=SQUEUE_TIMEOUT_S).stdout.split()
         return datetime.fromisoformat(answer[0]).timestamp()

@@ -103,7 +103,7 @@ def test_a_job_that_is_preempted_goes_on(
     saved = steps_done(tmp_path)
     assert 8 <= saved < STEPS
     assert f"SIGUSR1: saved after step {saved} of {STEPS}" in log_of(tmp_path).replace(" to the launcher", "")
-    assert megalm(slurm, "status", tmp_path).stdout.splitlines()[1] == "pending (JobHeldUser)"
+    assert megalm(slurm, "status", tmp_path).stdout.splitlines()[1] == "pending (JobHeldAdmin)"
     slurm.controller.run("scontrol", "release", job)
     assert slurm.wait_for(job, ENDED, 120) == "COMPLETED", log_of(tmp_path)
     assert f"resumed from step {saved}" in log_of(tmp_path)

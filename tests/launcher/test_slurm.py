@@ -37,10 +37,10 @@ def test_steps_beside_one_another_meet_on_different_ports() -> None:
     assert all(FIRST_PORT <= port_of_step(job, 3) < FIRST_PORT + NUM_PORTS for job in (1, 10**6, 10**9 - 1))
 
 
-def squeue(folder: Path, answer: str) -> dict[str, str]:
+def squeue(folder: Path, answer: str, job: str = "12") -> dict[str, str]:
     """Return the environment of a job whose squeue answers so."""
     program = folder / "squeue"
-    program.write_text(f"#!/bin/sh\n[ \"$*\" = '--noheader --jobs=12 --format=%e' ] && echo '{answer}'\n")
+    program.write_text(f"#!/bin/sh\n[ \"$*\" = '--noheader --jobs={job} --format=%e' ] && echo '{answer}'\n")
     program.chmod(0o755)
     return {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
 
@@ -52,6 +52,8 @@ def test_the_end_of_a_job_is_told_or_asked_for(tmp_path: Path) -> None:
     assert end_of_job(asked) == end
     assert end_of_job(asked | {"SLURM_JOB_END_TIME": "1234"}) == 1234
     assert end_of_job(asked | {"SLURM_JOB_END_TIME": "0"}) == end
+    task = {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3"}
+    assert end_of_job(squeue(tmp_path, "2026-03-01T12:30:00", "9_3") | task) == end
 
 
 def test_without_an_answer_no_end_is_known(tmp_path: Path) -> None:
