@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     )
     (folder / "run.yaml").write_text(config.to_yaml())
     command = [sys.executable, "-m", "megalm", "train", str(folder / "run.yaml"), f"run.dir={folder / 'here'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder / "run.yaml", losses(folder / "here")
 
@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
 def megalm(slurm: Slurm, *words: str | Path, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     there = ("env", "-C", str(cwd), sys.executable, "-m", "megalm")
-    return slurm.controller.run(*there, *map(str, words), env=env, timeout=60)
+    return slurm.controller.run(*there, *map(str, words), env=env, timeout=180)
 
 
 def launch(slurm: Slurm, path: Path, run_dir: Path, *words: str) -> str:

@@ -43,6 +43,7 @@ def tells(code: int) -> str:
 @example(name="$(touch pwned)", words=["'; touch pwned; '", '"; touch pwned; "', "\\'; touch pwned #", "!!"])
 @example(name="-rf", words=["-rf", "--help", "a\n#SBATCH --uid=0\ntouch pwned\n", "\r", "\x1b[2J", "\\"])
 @example(name="né #1 'a' \"b\" %j%a", words=["\udcff\udcfe", "ñ 中", "*", "~", "{a,b}", "%a", "", " "])
+@example(name="a", words=["\n'; touch pwned; '", "\t\\", "\n\\'; touch pwned #"])
 def test_no_name_and_no_word_does_anything_in_a_shell(name: str, words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "job"
