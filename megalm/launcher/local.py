@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from megalm.errors import UserError
-from megalm.launcher.conclusion import Outcome, RankEnd, conclude
+from megalm.launcher.conclusion import SIGNALLED, Outcome, RankEnd, conclude
 from megalm.launcher.look import Seen, clear_verdict, look, write_verdict
 from megalm.launcher.network import LOOPBACK
 from megalm.launcher.placement import LISTEN_FD, LOCAL_LAUNCHER
@@ -57,7 +57,7 @@ def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None) 
         with signals_handed_on(ranks):
             ends = ranks.run()
     outcome = conclude(ends, ranks.received, ranks.seen)
-    if run_dir is not None and outcome.message and not outcome.asked_to_end:
+    if run_dir is not None and outcome.message and outcome.code < SIGNALLED:
         write_verdict(run_dir, outcome.message)
     return outcome
 
