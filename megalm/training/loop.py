@@ -236,8 +236,8 @@ class _Run:
             marker.enter("between steps")
             reason = self.stop.agreed(self.mesh.world)
             if reason is not None:
-                self._preempt(state, reason)
                 self._tell(stragglers.end())
+                self._preempt(state, reason)  # what it says comes last: it is how the run ended
                 return True
             started = time.perf_counter()
             marker.enter("reading data")

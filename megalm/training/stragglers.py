@@ -18,6 +18,8 @@ EVERY = 50
 """Steps between two looks, at the most."""
 SLOW, LOST_S = 1.3, 1.0
 """A rank is told of if it needs so many times the time of its like, and so many seconds more."""
+ALIKE = 1.1
+"""At the end the slowest rank is told of if it needs so many times the time of its like."""
 MOST_KINDS = 12
 WAITING, READING = "waiting", "reading data"
 
@@ -86,6 +88,19 @@ def _over(kind: str, spent: Spent, alike: Sequence[Spent]) -> float:
     return spent.seconds[kind] - median_low(other.seconds.get(kind, 0.0) for other in alike)
 
 
+def summary(ranks: Sequence[Spent]) -> str | None:
+    """Return one sentence about a whole run, or ``None`` where nothing is known."""
+    whole = sum(sum(spent.seconds.values()) for spent in ranks)
+    found = slowest(ranks)
+    if found is None or not whole:
+        return None
+    waiting, reading = (sum(spent.seconds.get(kind, 0.0) for spent in ranks) for kind in (WAITING, READING))
+    busy = whole - waiting - reading
+    shares = f"{busy / whole:.0%} computing, {waiting / whole:.0%} waiting for others, {reading / whole:.0%} reading"
+    who = "no rank is much slower than its like" if found.ratio < ALIKE else str(found)
+    return f"the ranks' time in steps: {shares}; {who}"
+
+
 class Stragglers:
     """Lays the ranks' times beside one another; every rank makes one and calls its methods after the same steps.
 
@@ -118,17 +133,7 @@ class Stragglers:
         if not self._looks:
             return None
         self._look()
-        total = [spent._replace(seconds=dict(self._all[spent.rank])) for spent in self._last]
-        whole = sum(sum(spent.seconds.values()) for spent in total)
-        found = slowest(total)
-        if found is None or not whole:
-            return None
-        waiting, reading = (sum(spent.seconds.get(kind, 0.0) for spent in total) for kind in (WAITING, READING))
-        busy = whole - waiting - reading
-        shares = (
-            f"{busy / whole:.0%} computing, {waiting / whole:.0%} waiting for others, {reading / whole:.0%} reading"
-        )
-        return f"the ranks' time in steps: {shares}; {found}"
+        return summary([spent._replace(seconds=dict(self._all[spent.rank])) for spent in self._last])
 
     def _look(self) -> Sequence[Spent]:
         mesh = self._mesh

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megalm.training.stragglers import EVERY, Spent, slowest
+from megalm.training.stragglers import EVERY, Spent, slowest, summary
 from tests.training.test_kills import ROOT
 from tests.verify.runs import GPT2, run_file
 
@@ -55,6 +55,18 @@ def test_a_rank_made_slow_is_found_among_many() -> None:
         found = slowest(ranks)
         assert found is not None
         assert (found.spent.rank, found.mostly) == (sick, kind)
+
+
+def test_a_summary_names_only_a_rank_that_is_slower_than_its_like() -> None:
+    shares = "the ranks' time in steps: 80% computing, 15% waiting for others, 5% reading; "
+    usual = Spent(0, "h1", 0, {"0F": 7.9, "waiting": 1.6, "reading data": 0.5})
+    alike = Spent(1, "h1", 0, {"0F": 8.1, "waiting": 1.4, "reading data": 0.5})
+    assert summary([usual, alike]) == shares + "no rank is much slower than its like"
+    slow = Spent(1, "h1", 0, {"0F": 10.0, "waiting": 0.0, "reading data": 0.5})
+    told = summary([usual, slow])
+    assert told is not None
+    assert told.endswith("; rank 1 (h1) is slowest: 1.2 times the median, mostly in 0F")
+    assert summary([]) is None
 
 
 def test_a_run_tells_of_the_rank_that_reads_slowly_and_sums_up_at_its_end(tmp_path: Path) -> None:
