@@ -24,15 +24,13 @@ def test_tasks_that_speak_pmi_agree_by_mpi(slurm: Slurm, reference: Reference, t
     assert losses(tmp_path) == reference.losses
 
 
-def test_a_master_without_an_address_is_told_once_a_machine(slurm: Slurm, reference: Reference, tmp_path: Path) -> None:
+def test_a_master_without_an_address_is_told_once(slurm: Slurm, reference: Reference, tmp_path: Path) -> None:
     env = {**os.environ, "MASTER_ADDR": "nowhere", "MASTER_PORT": "29500"}
     rank = reference.train(tmp_path, "run.timeout=3600")
     done = slurm.controller.run(*TWO_NODES, *rank, cwd=ROOT, env=env, timeout=240)
     assert done.returncode == 2
     told = [line for line in done.stderr.splitlines() if line.startswith("megalm: ")]
-    assert sorted(line.split(" (")[0] for line in told) == [
-        f"megalm: MASTER_ADDR=nowhere has no address on {host}" for host in ("h1", "h2")
-    ]
+    assert [line.split(" (")[0].rstrip("12") for line in told] == ["megalm: MASTER_ADDR=nowhere has no address on h"]
 
 
 def test_ranks_that_are_dealt_in_turns_are_refused_by_all_and_told_by_one(
