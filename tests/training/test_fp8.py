@@ -128,6 +128,8 @@ def alone(ranks: RankPool) -> Mapping[str, list[float]]:
         (LLAMA, {"train": {"micro_batch_size": 4}}),
         (NEOX, {"layout": {"tp": 2}, "tensor": {"sequence_parallel": True}}),
         (GPT2, {"layout": {"tp": 2}, "recompute": {"mode": "full"}, "tensor": {"sequence_parallel": True}}),
+        # a weight in a bucket lies at another address, by which some processors choose another order of the sum
+        (GPT2, {"layout": {"dp": 2}, "zero": {"stage": 3}}),
     ],
 )
 def test_sums_in_another_order_change_the_losses_by_their_rounding(
@@ -147,7 +149,6 @@ def test_sums_in_another_order_change_the_losses_by_their_rounding(
         (LLAMA, {"layout": {"pp": 2}, "pipeline": {"schedule": "zb-h1"}}),
         (GPT2, {"layout": {"pp": 2}, "recompute": {"mode": "full"}}),
         (LLAMA, {"layout": {"dp": 2}}),
-        (GPT2, {"layout": {"dp": 2}, "zero": {"stage": 3}}),
     ],
 )
 def test_what_is_computed_elsewhere_later_or_again_is_the_same_to_the_bit(
