@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FLOORS = (
-    ("errors", "section", "registry", "extras", "run_file", "overrides", "validation", "not_built"),
+    ("errors", "section", "registry", "extras", "run_file", "overrides", "validation", "not_built", "whole_text"),
     ("layout",),
     (
         *("boxes", "param_spec", "parameters", "batch", "rng", "ledger", "mesh", "collectives", "recompute"),

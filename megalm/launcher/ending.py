@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from megalm.whole_text import replace_text
+
 FILE = "ended"
 
 
@@ -25,9 +27,7 @@ class Ending(NamedTuple):
     def write(self, run_dir: Path) -> None:
         """Replace the file whole; a full disk does not hide why a run ended."""
         with contextlib.suppress(OSError):
-            new = run_dir / f"{FILE}.new"
-            new.write_text(f"{self.code} {' '.join(self.text.split())}\n")
-            new.replace(run_dir / FILE)
+            replace_text(run_dir / FILE, f"{self.code} {' '.join(self.text.split())}\n")
 
     @staticmethod
     def read(run_dir: Path) -> "Ending | None":

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megalm.errors import UserError
+from megalm.whole_text import replace_text
 
 FILE = "job.json"
 LAUNCHED = "MEGALM_JOB"
@@ -44,9 +45,7 @@ class Job:
         path = run_dir / FILE
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            new = path.with_suffix(".new")
-            new.write_text(json.dumps(asdict(self)) + "\n")
-            new.replace(path)
+            replace_text(path, json.dumps(asdict(self)) + "\n")
         except OSError as error:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}); mend that or choose another run.dir."

@@ -11,6 +11,7 @@ from megalm.watch.place import read_positions
 from megalm.watch.position import Position
 from megalm.watch.processes import life_of, this_machine
 from megalm.watch.screen import details, headline, last_lines
+from megalm.whole_text import replace_text
 
 FILE = "verdict.txt"
 LAST_LINES = 20
@@ -76,9 +77,7 @@ def _is_known(life: str) -> bool:
 def write_verdict(run_dir: Path, text: str) -> None:
     """Keep what is said on the screen in the run's directory, if there is one."""
     with suppress(OSError):
-        draft = run_dir / f"{FILE}.new"
-        draft.write_text(f"{text}\n")
-        draft.replace(run_dir / FILE)
+        replace_text(run_dir / FILE, f"{text}\n")
 
 
 def clear_verdict(run_dir: Path) -> None:

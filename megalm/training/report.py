@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from megalm.training.report_style import STYLE
 from megalm.training.report_timeline import timeline_section
 from megalm.training.timeline import chrome_trace
 from megalm.training.trace_files import files_in
+from megalm.whole_text import replace_text
 
 
 def write_report(run_dir: Path) -> Path:
@@ -58,12 +58,10 @@ def write_report(run_dir: Path) -> Path:
         node("style", STYLE),
     )
     path = run_dir / "report.html"
-    whole = path.with_name("report.html.new")
     try:
         if traces:
             path.with_name("trace.json").write_text(chrome_trace(traces), encoding="utf-8")
-        whole.write_text(page(node("html", head, body, lang="en")), encoding="utf-8")
-        os.replace(whole, path)
+        replace_text(path, page(node("html", head, body, lang="en")))
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); free some space or mend its permissions.") from error
     return path

@@ -26,6 +26,7 @@ from megalm.training.report import write_report
 from megalm.training.samples import FILE, SamplesFile, Seen
 from megalm.training.step import StepReport
 from megalm.training.track import Tracker, trackers
+from megalm.whole_text import replace_text
 
 
 class Story:
@@ -79,7 +80,7 @@ class Story:
         if not self.tells:
             return
         self._on_cuda = state.mesh.device.type == "cuda"
-        _replace_text(self.directory / "run.yaml", self.config.to_yaml())
+        replace_text(self.directory / "run.yaml", self.config.to_yaml())
         self._closing.callback(lambda: self.say(f"report: {write_report(self.directory)}"))
         self._metrics = MetricsFile(self.directory / "metrics.jsonl")
         self._closing.callback(self._metrics.close)
@@ -140,12 +141,12 @@ class Story:
     def communication(self, ledger: Ledger) -> None:
         """Keep the account of one step's collectives, as this rank made them."""
         if self.tells:
-            _replace_text(self.directory / "communication.json", json.dumps(ledger.rows(), indent=1) + "\n")
+            replace_text(self.directory / "communication.json", json.dumps(ledger.rows(), indent=1) + "\n")
 
     def memory(self, rows: Sequence[Row]) -> None:
         """Keep and tell what every rank's memory goes to, and where it was planned otherwise."""
         if self.tells:
-            _replace_text(self.directory / "memory.json", json.dumps(rows, indent=1) + "\n")
+            replace_text(self.directory / "memory.json", json.dumps(rows, indent=1) + "\n")
             for line in (*lines(rows), *surprises(rows)):
                 self.say(line)
 
@@ -169,10 +170,3 @@ class Story:
     def end(self) -> None:
         """Close the account and write the report, however the run ends and whatever of it fails."""
         self._closing.close()
-
-
-def _replace_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(text)
-    draft.replace(path)

@@ -29,6 +29,7 @@ from megalm.watch.place import (
     signature,
 )
 from megalm.watch.position import MESSAGE, Channel, End, compact
+from megalm.whole_text import replace_text
 
 MOST_AXES = 256
 
@@ -222,10 +223,8 @@ class MarkerFile(Marker):
         """Say how this rank ends; the first word counts. Nothing here can fail the run."""
         path = end_path(self._run_dir, self.rank)
         try:
-            draft = path.with_suffix(".new")
-            draft.write_text(json.dumps(asdict(end)))
             if not path.exists():
-                draft.replace(path)
+                replace_text(path, json.dumps(asdict(end)))
             self.flush()
         except OSError:  # no space: the position itself still tells
             return
