@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 
 from megalm.data.prepare import prepare as prepare_corpus
+from megalm.launcher.exit_codes import INTERRUPTED
 
 app = typer.Typer(help="Make the corpora that runs read.", no_args_is_help=True)
-INTERRUPTED = 130
 
 
 @app.callback()

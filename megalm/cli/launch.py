@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from megalm.launcher.placement import from_environment, is_alone_here
 from megalm.launcher.restarts import run_ranks
 from megalm.launcher.ssh import run as run_ssh
 from megalm.launcher.torchrun import run as run_torchrun
+from megalm.run_config import RunConfig
 
 app = typer.Typer(help="Start a run on one machine or many.", no_args_is_help=True)
 
@@ -33,9 +35,7 @@ def launch() -> None:
 @app.command()
 def local(run_file: RunFile, overrides: Overrides = None) -> int:
     """Start the processes of the layout on this machine and wait for them; one process has a launcher too."""
-    if from_environment(os.environ) is not None:
-        raise UserError("megalm launch local starts its own ranks; run it without torchrun, srun or mpirun.")
-    config = load(run_file, overrides)
+    config = _load("local", run_file, overrides)
     Job.here("local").write(Path(config.run.dir))
     command = [sys.executable, "-m", "megalm", "train", run_file, *(overrides or ())]
     return run_ranks(command, config.layout.world_size, config.run)
@@ -94,9 +94,7 @@ def mpi(
     ] = None,
 ) -> int:
     """Run mpirun, MPICH's or Open MPI's, with megalm train as its program, and wait for it."""
-    if from_environment(os.environ) is not None:
-        raise UserError("megalm launch mpi starts its own ranks; run it without torchrun, srun or mpirun.")
-    config = load(run_file, overrides)
+    config = _load("mpi", run_file, overrides)
     hosts = read_hostfile(hostfile) if hostfile is not None else []
     return run_mpirun(config, [run_file, *(overrides or ())], program, num_ranks, hosts)
 
@@ -127,9 +125,16 @@ def ssh(
     ] = 30.0,
 ) -> int:
     """Start the ranks on the machines of a hostfile and wait for them; they end when this command is gone."""
-    if from_environment(os.environ) is not None:
-        raise UserError("megalm launch ssh starts its own ranks; run it once, without torchrun, srun or mpirun.")
-    config = load(run_file, overrides)
+    config = _load("ssh", run_file, overrides)
     train = [python, "-m", "megalm", "train", run_file, *(overrides or ())]
     hosts = read_hostfile(hostfile)
     return run_ssh(config, train, hosts, ssh, chdir or os.getcwd(), env or (), link_timeout, __version__)
+
+
+def _load(launcher: str, run_file: str, overrides: Sequence[str] | None) -> RunConfig:
+    """Return the run; a launcher below another one would start all ranks once for each rank of that."""
+    if from_environment(os.environ) is not None:
+        raise UserError(
+            f"megalm launch {launcher} starts its own ranks; run it once, without torchrun, srun or mpirun."
+        )
+    return load(run_file, overrides)

@@ -5,17 +5,15 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from megalm.errors import LostRank, SaidByAnother, TrainingError, UserError
+from megalm.errors import SaidByAnother
 from megalm.launcher.agent import AGENT, Notes
+from megalm.launcher.exit_codes import FAILED, REFUSED
 from megalm.launcher.parent import die_with
 from megalm.launcher.placement import LOCAL_LAUNCHER
-from megalm.launcher.verdict import Kind, tell
-
-REFUSED, INTERRUPTED = 2, 130
+from megalm.launcher.verdict import said_of, tell
 
 
 def main() -> NoReturn:
@@ -40,25 +38,17 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
         from megalm.cli.app import invoke  # inside, so that Ctrl-C during the imports is one line too
 
         code = invoke(arguments)
-    except SaidByAnother as error:
-        tell("refused", REFUSED, str(error), env)
-        return _refused(env)
-    except UserError as error:
-        _ended("refused", REFUSED, str(error), env)
-        return _refused(env)
-    except TrainingError as error:
-        return _ended("refused", 1, str(error), env)
-    except LostRank as error:
-        return _ended("lost", 1, str(error), env)
     except SystemExit as error:  # a rank whose end is told already
-        return _refused(env) if error.code == REFUSED else error.code if isinstance(error.code, int) else 1
-    except KeyboardInterrupt:
-        return _ended("interrupted", INTERRUPTED, "interrupted.", env)
+        return _refused(env) if error.code == REFUSED else error.code if isinstance(error.code, int) else FAILED
     except BrokenPipeError:  # the reader of our output, head for example, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception:
-        return _ended("crashed", 1, traceback.format_exc(), env)
+        return FAILED
+    except (Exception, KeyboardInterrupt) as error:
+        said = said_of(error)
+        if not tell(*said, env) and not isinstance(error, SaidByAnother):
+            text = said.text if said.kind == "crashed" else f"megalm: {' '.join(said.text.split())}"
+            print(text, file=sys.stderr, flush=True)
+        return _refused(env) if said.code == REFUSED else said.code
     tell("finished", code, "", env)
     return code
 
@@ -69,9 +59,3 @@ def _refused(env: Mapping[str, str]) -> int:
     if notes is not None:
         notes.refuse()
     return REFUSED
-
-
-def _ended(kind: Kind, code: int, text: str, env: Mapping[str, str]) -> int:
-    if not tell(kind, code, text, env):
-        print(text if kind == "crashed" else f"megalm: {' '.join(text.split())}", file=sys.stderr, flush=True)
-    return code

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from megalm.launcher.conclusion import PREEMPTED
+from megalm.launcher.exit_codes import PREEMPTED
+from megalm.whole_text import replace_text
 
 FOLDER = "MEGALM_AGENT_DIR"
 """Set by the launcher: the folder of the notes."""
@@ -39,9 +40,7 @@ class Notes:
 
     def ask(self, why: str) -> None:
         """Ask the run to save and to end; the ranks that are not there yet will read it too."""
-        new = self._asked.with_suffix(".new")
-        new.write_text(why)
-        new.replace(self._asked)
+        replace_text(self._asked, why)
 
     def asked(self) -> str | None:
         """Return why the run is to end, or ``None``."""

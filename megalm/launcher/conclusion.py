@@ -4,14 +4,10 @@ import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from megalm.launcher.exit_codes import PREEMPTED, SIGNALLED
 from megalm.launcher.look import Seen
 from megalm.launcher.verdict import Verdict
 from megalm.watch.diagnosis import Fate
-
-PREEMPTED = 75
-"""Exit code of a rank that was told to stop and saved."""
-SIGNALLED = 128
-"""To which the number of a signal is added that ended the run."""
 
 KNOWS, KILLED, CRASHED, LOST, LOST_AND_SILENT = range(5)
 """What a rank that ended is, from the likeliest cause on."""
@@ -80,7 +76,7 @@ def conclude(
     causes = {rank.number: order for rank in ranks if (order := _order(rank)) is not None}
     asked = bool(received)
     if not ranks and not lost:
-        return _asked(received)
+        return asked_to_end(received)
     if lost and all(order[0] >= CRASHED for order in causes.values()):
         return Outcome(1, "\n".join(lost), asked)
     if causes:
@@ -127,7 +123,7 @@ def _cause(culprit: RankEnd, received: Sequence[int]) -> Outcome:
     verdict = culprit.verdict
     code = verdict.code if verdict is not None else culprit.code
     if received and (code < 0 or (verdict is not None and verdict.kind == "interrupted")):
-        return _asked(received)
+        return asked_to_end(received)
     if verdict is not None and verdict.kind in ("refused", "lost"):
         message = verdict.text
     elif verdict is not None:
@@ -139,7 +135,8 @@ def _cause(culprit: RankEnd, received: Sequence[int]) -> Outcome:
     return Outcome(max(code, 1), message)
 
 
-def _asked(received: Sequence[int]) -> Outcome:
+def asked_to_end(received: Sequence[int]) -> Outcome:
+    """Return how a run ended that signals ended before it had saved; the first of them counts."""
     number = received[0]
     message = "interrupted." if number == signal.SIGINT else f"ended by {signal.Signals(number).name}."
     return Outcome(SIGNALLED + number, message, asked_to_end=True)

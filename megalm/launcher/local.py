@@ -4,24 +4,25 @@ The ranks meet on a socket that the launcher binds and rank 0 inherits, so no ot
 of one rank ends the others within 5 s; the death of the launcher ends all (``parent.die_with``, which each rank calls).
 """
 
-import contextlib
 import os
 import queue
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
 from megalm.errors import UserError
-from megalm.launcher.conclusion import SIGNALLED, Outcome, RankEnd, conclude
+from megalm.launcher.conclusion import Outcome, RankEnd, conclude
+from megalm.launcher.exit_codes import SIGNALLED
 from megalm.launcher.look import Seen, clear_verdict, look, write_verdict
 from megalm.launcher.network import LOOPBACK
 from megalm.launcher.placement import LISTEN_FD, LOCAL_LAUNCHER
 from megalm.launcher.rank_process import RankProcess
+from megalm.launcher.signals import heard_by
 from megalm.launcher.threads import threads_per_rank, usable_cores
 from megalm.watch.marker import clear_positions
 
@@ -30,7 +31,6 @@ PATIENCE_S = 3.0
 SETTLE_S = 0.1
 """After a death: for a neighbour that died first but was noticed second."""
 MOST_RANKS_PER_CORE = 16
-HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None) -> Outcome:
@@ -54,7 +54,7 @@ def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None) 
     with socket.create_server((LOOPBACK, 0), backlog=max(128, num_ranks)) as listener:
         share = Share(0, num_ranks, num_ranks, LOOPBACK, listener.getsockname()[1])
         ranks = LocalRanks(command, os.environ, share, listener, run_dir)
-        with signals_handed_on(ranks):
+        with heard_by(ranks.receive):
             ends = ranks.run()
     outcome = conclude(ends, ranks.received, ranks.seen)
     if run_dir is not None and outcome.message and outcome.code < SIGNALLED:
@@ -144,6 +144,10 @@ class LocalRanks:
         self.received.append(number)
         self._send(signal.SIGKILL if impatient else number)
 
+    def receive(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal to this process: hand it on."""
+        self.hand_on(number)
+
     def end(self, patience_s: float = PATIENCE_S) -> None:
         """Let ``run`` end all ranks now, by SIGKILL those that still run after ``patience_s``; from a thread."""
         self._patience_s = patience_s
@@ -215,18 +219,3 @@ class LocalRanks:
     def _send(self, number: int) -> None:
         for rank in self._ranks:
             rank.send(number)
-
-
-@contextlib.contextmanager
-def signals_handed_on(ranks: LocalRanks) -> Iterator[None]:
-    """Hand the signals that this process gets on to ranks."""
-
-    def hand_on(number: int, _: FrameType | None) -> None:
-        ranks.hand_on(number)
-
-    before = {number: signal.signal(number, hand_on) for number in HANDED_ON}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,6 +20,7 @@ from typing import Any
 
 from megalm.errors import SaidByAnother, UserError
 from megalm.extras import import_extra
+from megalm.launcher.exit_codes import FAILED, REFUSED
 from megalm.launcher.meeting import GLOO, listen
 from megalm.launcher.network import LOOPBACK, Address, Interface, interfaces, own_address_towards
 from megalm.launcher.placement import Placement
@@ -31,7 +32,6 @@ MOST_ADDRESSES = 16
 """Of a machine, that rank 0 looks at."""
 LAST_WORDS_S = 1.0
 """From a rank's failure until MPI ends all: others that found the same say what they waited for."""
-REFUSED, FAILED = 2, 1
 
 
 def wanted(placement: Placement, env: Mapping[str, str]) -> bool:

@@ -8,26 +8,26 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Literal
 
 from megalm.errors import UserError
-from megalm.launcher.conclusion import PREEMPTED, Outcome
+from megalm.launcher.conclusion import Outcome, asked_to_end
+from megalm.launcher.exit_codes import FAILED, PREEMPTED, REFUSED
 from megalm.launcher.hostfile import Slots, fill
 from megalm.launcher.job import Job
-from megalm.launcher.local import HANDED_ON
 from megalm.launcher.look import FILE as VERDICT
 from megalm.launcher.look import clear_verdict
 from megalm.launcher.nodes import check_nodes
 from megalm.launcher.parent import PR_SET_PDEATHSIG
 from megalm.launcher.restarts import run_again
+from megalm.launcher.signals import heard_by
 from megalm.run_config import RunConfig
 
 Kind = Literal["mpich", "openmpi"]
@@ -128,7 +128,7 @@ def run(
     if dealt:
         check_nodes(config.layout, [host.slots for host in dealt], config.tensor.across_nodes)
     program = Mpirun.find(mpirun)
-    Job("mpi", str(os.getpid()), socket.gethostname()).write(Path(config.run.dir))
+    Job.here("mpi").write(Path(config.run.dir))
 
     def attempt(more: Sequence[str]) -> Outcome:
         rank = [sys.executable, "-m", "megalm", "train", *train, *more]
@@ -154,7 +154,7 @@ def _run(command: Sequence[str], kind: Kind, stop_signals: Sequence[str], run_di
         if libc is not None:
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
-    with _handling(receive):
+    with heard_by(receive):
         try:
             process = subprocess.Popen(
                 command,
@@ -193,21 +193,11 @@ def _outcome(code: int, received: Sequence[int], told: str) -> Outcome:
         received: the signals that the launcher got.
         told: the first line of what the ranks found, if they did.
     """
-    asked = bool(received)
     if code in (0, PREEMPTED):
-        return Outcome(code, "", asked)
+        return Outcome(code, "", bool(received))
     if received:
-        name = "interrupted." if received[0] == signal.SIGINT else f"ended by {signal.Signals(received[0]).name}."
-        return Outcome(128 + received[0], name, asked)
+        return asked_to_end(received)
     how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-    return Outcome(2 if code == 2 else 1, told or f"mpirun ended with {how}; what its ranks said stands above.")
-
-
-@contextmanager
-def _handling(receive: "signal._HANDLER") -> Iterator[None]:
-    before = {number: signal.signal(number, receive) for number in HANDED_ON}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return Outcome(
+        REFUSED if code == REFUSED else FAILED, told or f"mpirun ended with {how}; what its ranks said stands above."
+    )

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from megalm.errors import UserError
-from megalm.launcher.local import LocalRanks, Share, check_room, signals_handed_on
+from megalm.launcher.local import LocalRanks, Share, check_room
 from megalm.launcher.network import LOOPBACK, resolve
 from megalm.launcher.node_words import Speaker, Word, beat_s, heard, pack
+from megalm.launcher.signals import heard_by
 
 LAST_WORDS_S = 5.0
 """How long the end may take once nobody listens."""
@@ -82,7 +83,7 @@ class _Node:
             self._obey(early)
         if self._lost:
             return 1
-        with signals_handed_on(ranks):
+        with heard_by(ranks.receive):
             ends = ranks.run()
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, sys.stdout.fileno())

@@ -18,14 +18,15 @@ from typing import NamedTuple
 from megalm.checkpoint.folders import Folders, step_of
 from megalm.checkpoint.manifest import MARK, is_marked
 from megalm.errors import UserError
-from megalm.launcher.conclusion import PREEMPTED, Outcome
-from megalm.launcher.local import HANDED_ON, launch
+from megalm.launcher.conclusion import Outcome
+from megalm.launcher.exit_codes import PREEMPTED, REFUSED, SIGNALLED
+from megalm.launcher.local import launch
+from megalm.launcher.signals import heard_by
 from megalm.training.config import RunSection
 
 Attempt = Callable[[Sequence[str]], Outcome]
 """Starts all ranks, with so many more overrides of the run file, and returns how they ended; it may raise UserError."""
 
-REFUSED = 2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 LOOK_S = 0.1
 
@@ -49,7 +50,8 @@ def run_again(attempt: Attempt, run: RunSection) -> int:
     run_dir = Path(run.dir)
     more: tuple[str, ...] = ()
     has_trained, pause_s = False, FIRST_PAUSE_S
-    with _Requests() as requests:
+    requests = _Requests()
+    with heard_by(requests.receive):
         for number in itertools.count(1):
             before = Trace.of(run_dir)
             try:
@@ -112,14 +114,6 @@ class _Requests:
     def __init__(self) -> None:
         self._received: list[int] = []
 
-    def __enter__(self) -> "_Requests":
-        self._before = {number: signal.signal(number, self._receive) for number in HANDED_ON}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
     def within(self, seconds: float) -> bool:
         """Return whether a request has come or comes so soon."""
         end = time.monotonic() + seconds
@@ -133,9 +127,10 @@ class _Requests:
         name = signal.Signals(number).name
         text = "interrupted" if number == signal.SIGINT else f"ended by {name}"
         print(f"megalm: {text} before the restart.", file=sys.stderr, flush=True)
-        return PREEMPTED if name in stop_signals else 128 + number
+        return PREEMPTED if name in stop_signals else SIGNALLED + number
 
-    def _receive(self, number: int, _: FrameType | None) -> None:
+    def receive(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal."""
         self._received.append(number)
 
 

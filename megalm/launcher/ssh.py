@@ -7,12 +7,10 @@ gone or out of reach. The first machine binds the socket on which all ranks meet
 import os
 import queue
 import shlex
-import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -21,11 +19,12 @@ from megalm.errors import UserError
 from megalm.launcher.conclusion import Outcome, conclude
 from megalm.launcher.hostfile import Slots, fill
 from megalm.launcher.job import Job
-from megalm.launcher.local import HANDED_ON, Share
+from megalm.launcher.local import Share
 from megalm.launcher.look import Seen, clear_verdict, look, write_verdict
 from megalm.launcher.node_words import Word, beat_s
 from megalm.launcher.nodes import check_nodes
 from megalm.launcher.restarts import run_again
+from megalm.launcher.signals import heard_by
 from megalm.launcher.ssh_host import Event, SshHost
 from megalm.run_config import RunConfig
 from megalm.watch.marker import clear_positions
@@ -92,7 +91,7 @@ def run(
     except ValueError as error:
         raise UserError(f"--ssh {ssh!r} is not understood ({error}); quote it as for a shell.") from error
     means = Means(words or ["ssh"], directory, handed_on(os.environ, names), link_timeout_s, version)
-    Job("ssh", str(os.getpid()), socket.gethostname()).write(Path(config.run.dir))
+    Job.here("ssh").write(Path(config.run.dir))
     return run_again(lambda more: launch([*command, *more], used, means, Path(config.run.dir)), config.run)
 
 
@@ -135,7 +134,7 @@ class _Attempt:
         self._next_beat_s = 0.0
 
     def run(self) -> Outcome:
-        with self._signals_heard():
+        with heard_by(self._receive):
             try:
                 self._open()
                 if self._ready("here", self._hosts):
@@ -237,15 +236,6 @@ class _Attempt:
             if left_s > MARGIN_S:
                 print(f"megalm: {left_s:.0f} s, until lost ranks have ended by themselves", file=sys.stderr, flush=True)
             time.sleep(max(0.0, left_s))
-
-    @contextmanager
-    def _signals_heard(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._receive) for number in HANDED_ON}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self._received.append(number)

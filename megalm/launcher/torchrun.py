@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,12 +21,13 @@ from urllib.parse import urlsplit
 
 from megalm.errors import UserError
 from megalm.launcher.agent import FOLDER, Notes
-from megalm.launcher.conclusion import PREEMPTED
 from megalm.launcher.elastic import fit
+from megalm.launcher.exit_codes import FAILED, PREEMPTED, REFUSED, SIGNALLED
 from megalm.launcher.job import LAUNCHED, Job
 from megalm.launcher.meeting import NAME_PATIENCE_S
 from megalm.launcher.nodes import check_groups, check_nodes
-from megalm.launcher.restarts import REFUSED, Trace
+from megalm.launcher.restarts import Trace
+from megalm.launcher.signals import heard_by
 from megalm.launcher.threads import threads_per_rank
 from megalm.run_config import RunConfig
 from megalm.training.config import RunSection
@@ -224,7 +224,7 @@ def run(
         *("-m", "megalm", "train", *train),
     ]
     if place.here and LAUNCHED not in os.environ:
-        Job("torchrun", str(os.getpid()), socket.gethostname()).write(Path(config.run.dir))
+        Job.here("torchrun").write(Path(config.run.dir))
     env = {
         "OMP_NUM_THREADS": str(threads_per_rank(ranks)),
         "LOGLEVEL": "ERROR",
@@ -256,11 +256,11 @@ class _Agent:
 
     def run(self) -> int:
         """Start it, hand signals on to it, and return how the run ended."""
-        with ExitStack() as closing:
-            folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="megalm-torchrun-"))
+        with (
+            tempfile.TemporaryDirectory(prefix="megalm-torchrun-") as folder,
+            heard_by(self._receive, {signal.SIGINT, signal.SIGTERM, *self._stop_signals}),
+        ):
             self._notes = Notes(Path(folder))
-            for number in {signal.SIGINT, signal.SIGTERM, *self._stop_signals}:
-                closing.callback(signal.signal, number, signal.signal(number, self._receive))
             self._process = subprocess.Popen(
                 self._command, env={**self._env, FOLDER: folder}, stdin=subprocess.DEVNULL, process_group=0
             )
@@ -296,8 +296,8 @@ class _Agent:
         if self._notes.refused:
             return REFUSED
         if self._received is not None and code:
-            return 128 + self._received
-        return 1 if code else 0
+            return SIGNALLED + self._received
+        return FAILED if code else 0
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self._received = signal.Signals(number)

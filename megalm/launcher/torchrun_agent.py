@@ -20,6 +20,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.run import main as torchrun
 
 from megalm.launcher.agent import AGENT
+from megalm.launcher.exit_codes import SIGNALLED
 from megalm.launcher.parent import die_with
 from megalm.launcher.rendezvous import register
 
@@ -37,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     except ChildFailedError:  # a rank has said why
         return 1
     except SignalException as error:
-        return 128 + error.sigval
+        return SIGNALLED + error.sigval
     except RendezvousError as error:
         cause = CAUSES.get(type(error), str(error).splitlines()[0])
         endpoint = next(word.partition("=")[2] for word in arguments if word.startswith("--rdzv-endpoint="))

@@ -8,9 +8,13 @@ import contextlib
 import json
 import os
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from megalm.errors import LostRank, TrainingError, UserError
+from megalm.launcher.exit_codes import FAILED, INTERRUPTED, REFUSED
 
 VERDICT_FD = "MEGALM_VERDICT_FD"
 LONGEST = 15_000
@@ -36,6 +40,31 @@ class Verdict:
     code: int
     text: str
     time_s: float
+
+
+class Said(NamedTuple):
+    """What is said of an error that ends a process: see ``Verdict``."""
+
+    kind: Kind
+    code: int
+    text: str
+
+
+def said_of(error: BaseException) -> Said:
+    """Return what is said of an error that ends a process."""
+    match error:
+        case UserError():
+            return Said("refused", REFUSED, str(error))
+        case TrainingError():
+            return Said("refused", FAILED, str(error))
+        case LostRank():
+            return Said("lost", FAILED, str(error))
+        case BrokenPipeError():
+            return Said("interrupted", FAILED, "nobody reads the output.")
+        case KeyboardInterrupt():
+            return Said("interrupted", INTERRUPTED, "interrupted.")
+        case _:
+            return Said("crashed", FAILED, "".join(traceback.format_exception(error)))
 
 
 def tell(kind: Kind, code: int, text: str, env: Mapping[str, str]) -> bool:

@@ -5,18 +5,18 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from megalm.errors import LostRank, TrainingError, UserError
+from megalm.errors import UserError
+from megalm.launcher.exit_codes import FAILED
 from megalm.launcher.look import clear_verdict, write_verdict
 from megalm.launcher.meeting import attempt
 from megalm.launcher.placement import Placement
 from megalm.launcher.teller import SILENT_S, Teller
-from megalm.launcher.verdict import tell
+from megalm.launcher.verdict import said_of, tell
 from megalm.layout import Layout
 from megalm.training.config import RunSection
 from megalm.watch.marker import Marker, MarkerFile, clear_positions
@@ -29,7 +29,6 @@ FLUSH_EVERY = 10
 """Beats between two of which the file is handed to the disk: machines that share it see it so often."""
 GRACE_S = 30.0
 """By which the collectives' own time-outs are longer: whoever raises them knows less than the watchdog."""
-INTERRUPTED = 130
 LAUNCH_VARIABLES = (
     *("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
     "PMIX_NAMESPACE",
@@ -126,14 +125,15 @@ class Watchdog:
         """
         self._over.set()
         self._ending.acquire()  # never given back: of the two threads that may end this rank one does
-        end, code = _end_of(error)
+        said = said_of(error)
+        end = End(said.kind, said.text, time.time())
         self._marker.ends(end)
         if self._is_alone and end.kind != "interrupted":
             write_verdict(self._run_dir, end.text)
         if self._teller is not None:
-            self._say(end, code, self._teller.text(replace(end, text=end.text + self._absent())))
+            self._say(end, said.code, self._teller.text(replace(end, text=end.text + self._absent())))
             self._teller.kill_stopped(self._neighbours)
-            raise SystemExit(code) from error
+            raise SystemExit(said.code) from error
 
     def _watch(self) -> None:
         beats = 0
@@ -169,7 +169,7 @@ class Watchdog:
             return
         end = End("lost", f"rank {self._marker.rank} waited for {waited_s:.0f} s: run.timeout.", time.time())
         self._marker.ends(end)
-        self._say(end, 1, end.text if self._teller is None else self._teller.text(end))
+        self._say(end, FAILED, end.text if self._teller is None else self._teller.text(end))
         self._leave()
 
     def _leave(self) -> NoReturn:
@@ -178,26 +178,8 @@ class Watchdog:
             self._teller.kill_stopped(self._neighbours)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(FAILED)
 
     def _say(self, end: End, code: int, text: str) -> None:
         if not tell(end.kind, code, text, self._env) and text:
             print(f"megalm: {text}", file=sys.stderr, flush=True)
-
-
-def _end_of(error: BaseException) -> tuple[End, int]:
-    """Return how a rank ends by an error, and its exit code."""
-    now = time.time()
-    match error:
-        case UserError():
-            return End("refused", str(error), now), 2
-        case TrainingError():
-            return End("refused", str(error), now), 1
-        case LostRank():
-            return End("lost", str(error), now), 1
-        case BrokenPipeError():
-            return End("interrupted", "nobody reads the output.", now), 1
-        case KeyboardInterrupt():
-            return End("interrupted", "interrupted.", now), INTERRUPTED
-        case _:
-            return End("crashed", "".join(traceback.format_exception(error)), now), 1

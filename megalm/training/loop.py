@@ -15,9 +15,9 @@ from megalm.data.loader import TrainingData, ValidationData
 from megalm.errors import UserError
 from megalm.launcher import ranks
 from megalm.launcher.agent import Notes
-from megalm.launcher.conclusion import PREEMPTED
 from megalm.launcher.device import num_gpus
 from megalm.launcher.elastic import Fit, check_placed
+from megalm.launcher.exit_codes import PREEMPTED
 from megalm.launcher.mpi import agreed
 from megalm.launcher.placement import Placement, from_environment
 from megalm.launcher.slurm import end_of_job
