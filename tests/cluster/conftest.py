@@ -9,10 +9,12 @@ import pytest
 from tests.cluster import slurm as slurm_programs
 from tests.cluster import ssh as ssh_programs
 from tests.cluster.hosts import Hosts
-from tests.cluster.reference import Reference
 from tests.cluster.slurm import Slurm
 from tests.cluster.ssh import Ssh
+from tests.reference import Reference
 
+STEPS = 20
+"""Of the run that most tests share."""
 SEARCHED = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
@@ -44,4 +46,4 @@ def ssh() -> Iterator[Ssh]:
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """Return a short run of four ranks, which megalm's own launcher has done on this machine."""
-    return Reference.make(tmp_path_factory.mktemp("reference"))
+    return Reference.make(tmp_path_factory.mktemp("reference"), STEPS, seconds=180, run={"timeout": 60})

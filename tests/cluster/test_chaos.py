@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +21,9 @@ from tests.cluster.conftest import skip_without
 from tests.cluster.hosts import Hosts
 from tests.cluster.ssh import Ssh
 from tests.cluster.ssh_run import SshRun, wait_until_gone
+from tests.reference import Reference
 from tests.small_disk import fill, small_disk
-from tests.training.test_kills import ROOT, check_values, losses, newest_of, processes_of, saves_begun, steps_done
-from tests.verify.runs import GPT2, run_file
+from tests.training.test_kills import check_values, losses, newest_of, processes_of, saves_begun, steps_done
 
 FULL = bool(os.environ.get("MEGALM_TEST_FULL"))
 FAULTS, SEEDS = (20, 3) if FULL else (8, 1)
@@ -61,21 +60,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Write the run file, and run it undisturbed; its large table gives each save something to do."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config = run_file(
-        GPT2,
-        model={"vocab_size": 4096},
-        layout={"dp": 2, "tp": 2},
-        train={"precision": "fp32", "steps": STEPS, "micro_batch_size": 3, "eval_every": 0},
-        checkpoint={"every": 3, "async": True},
+def run(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Return a run whose large table gives each save something to do, done undisturbed."""
+    checkpoint = {"every": 3, "async": True}
+    return Reference.make(
+        tmp_path_factory.mktemp("undisturbed"), STEPS, seconds=300, model={"vocab_size": 4096}, checkpoint=checkpoint
     )
-    path = folder / "run.yaml"
-    path.write_text(config.to_yaml())
-    command = [sys.executable, "-m", "megalm", "train", str(path), f"run.dir={folder / 'run'}"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
-    return path, folder / "run"
 
 
 class Chaos:
@@ -201,15 +191,14 @@ FAULTS_BY_NAME: dict[str, Callable[[Chaos], Mend]] = {
 
 
 @pytest.mark.parametrize("number", range(SEEDS))
-def test_faults_lose_nothing(stage: Stage, run: tuple[Path, Path], tmp_path: Path, number: int) -> None:
-    path, undisturbed = run
+def test_faults_lose_nothing(stage: Stage, run: Reference, tmp_path: Path, number: int) -> None:
     seed = int(os.environ.get("MEGALM_CHAOS_SEED", random.randrange(10**6)))
     print(f"seed {seed} (MEGALM_CHAOS_SEED={seed} has the same faults again)")
     chance = random.Random(seed)
     names = list(FAULTS_BY_NAME)
     faults = [*names * (FAULTS // len(names)), *chance.choices(names[:2], k=FAULTS % len(names))]
     chance.shuffle(faults)
-    chaos = Chaos(stage, path, tmp_path, chance)
+    chaos = Chaos(stage, run.path, tmp_path, chance)
     for index, fault in enumerate(faults, 1):
         step = chaos.train()
         began = time.monotonic()
@@ -219,11 +208,11 @@ def test_faults_lose_nothing(stage: Stage, run: tuple[Path, Path], tmp_path: Pat
             flush=True,
         )
     assert chaos.launcher.end(seconds=300) == 0, chaos.launcher.told
-    assert losses(chaos.run_dir) == losses(undisturbed)
+    assert losses(chaos.run_dir) == run.losses
     assert [row["step"] for row in metrics.rows(chaos.run_dir / "metrics.jsonl")] == list(range(1, STEPS + 1))
     newest = newest_of(chaos.run_dir)
     assert newest is not None
     assert newest.step == STEPS
-    check_values(newest, undisturbed)
+    check_values(newest, run.run_dir)
     wait_until_gone(stage.ssh, GONE_S)
     subprocess.run(["rm", "-r", chaos.run_dir], check=True)

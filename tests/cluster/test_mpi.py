@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from megalm.launcher.job import Job
-from tests.cluster.reference import STEPS, Reference
+from tests.cluster.conftest import STEPS
 from tests.cluster.ssh import Ssh
+from tests.reference import Reference
 from tests.training.test_kills import ROOT, losses, processes_of, steps_done, wait_until_gone
 
 MPICH = Path(sys.executable).parent / "mpirun"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.reference import Reference
 from tests.cluster.slurm import Slurm
+from tests.reference import Reference
 from tests.training.test_kills import ROOT, losses
 
 PLACED = (

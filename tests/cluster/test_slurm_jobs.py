@@ -11,8 +11,8 @@ import pytest
 
 from megalm.launcher.templates import template
 from tests.cluster.slurm import Slurm
+from tests.reference import Reference
 from tests.training.test_kills import ROOT, completed_steps, losses, steps_done
-from tests.verify.runs import GPT2, run_file
 
 FULL = bool(os.environ.get("MEGALM_TEST_FULL"))
 STEPS = 60
@@ -21,21 +21,11 @@ NODES = ("--nodes", "2", "--ntasks-per-node", "2", "--time", "10")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
-    """Write the run file, and run it on this machine."""
-    folder = tmp_path_factory.mktemp("jobs")
-    config = run_file(
-        GPT2,
-        layout={"dp": 2, "tp": 2},
-        run={"timeout": 60},
-        train={"precision": "fp32", "steps": STEPS, "micro_batch_size": 3, "eval_every": 0},
-        checkpoint={"every": 10, "before_limit": 20},
+def run(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    checkpoint = {"every": 10, "before_limit": 20}
+    return Reference.make(
+        tmp_path_factory.mktemp("jobs"), STEPS, seconds=300, run={"timeout": 60}, checkpoint=checkpoint
     )
-    (folder / "run.yaml").write_text(config.to_yaml())
-    command = [sys.executable, "-m", "megalm", "train", str(folder / "run.yaml"), f"run.dir={folder / 'here'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return folder / "run.yaml", losses(folder / "here")
 
 
 def megalm(slurm: Slurm, *words: str | Path, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
@@ -62,7 +52,7 @@ def wait_for_step(run_dir: Path, step: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_job_of_tasks_with_gpus_trains_as_here(slurm: Slurm, run: tuple[Path, list[float]], tmp_path: Path) -> None:
+def test_a_job_of_tasks_with_gpus_trains_as_here(slurm: Slurm, run: Reference, tmp_path: Path) -> None:
     """Oracle: also Slurm's variable that names a job's GPUs, which a site's own template prints."""
     path, here = run
     own = tmp_path / "own.sbatch"
@@ -88,9 +78,7 @@ def test_a_job_of_tasks_with_gpus_trains_as_here(slurm: Slurm, run: tuple[Path, 
 
 
 @pytest.mark.parametrize("style", ["torchrun", *(["tasks"] if FULL else [])])
-def test_a_job_that_is_preempted_goes_on(
-    slurm: Slurm, run: tuple[Path, list[float]], tmp_path: Path, style: str
-) -> None:
+def test_a_job_that_is_preempted_goes_on(slurm: Slurm, run: Reference, tmp_path: Path, style: str) -> None:
     """Both styles are asked to save: that of tasks in the test of ``megalm stop``."""
     path, here = run
     job = launch(slurm, path, tmp_path, *NODES, "--style", style)
@@ -110,7 +98,7 @@ def test_a_job_that_is_preempted_goes_on(
     assert losses(tmp_path) == here
 
 
-def test_a_job_outlives_its_nodes(slurm: Slurm, run: tuple[Path, list[float]], tmp_path: Path) -> None:
+def test_a_job_outlives_its_nodes(slurm: Slurm, run: Reference, tmp_path: Path) -> None:
     """Oracle: the undisturbed run; a node is taken down, and later the power of one is cut."""
     path, here = run
     job = launch(slurm, path, tmp_path, *NODES)
@@ -130,9 +118,7 @@ def test_a_job_outlives_its_nodes(slurm: Slurm, run: tuple[Path, list[float]], t
 
 
 @pytest.mark.parametrize("by", ["megalm stop", "scancel"])
-def test_a_job_that_is_stopped_saves_and_is_not_requeued(
-    slurm: Slurm, run: tuple[Path, list[float]], tmp_path: Path, by: str
-) -> None:
+def test_a_job_that_is_stopped_saves_and_is_not_requeued(slurm: Slurm, run: Reference, tmp_path: Path, by: str) -> None:
     path, here = run
     job = launch(slurm, path, tmp_path, *NODES)
     wait_for_step(tmp_path, 5)
@@ -149,9 +135,7 @@ def test_a_job_that_is_stopped_saves_and_is_not_requeued(
     assert slurm.state_of(job) in ENDED
 
 
-def test_an_array_of_runs_with_names_that_would_do_harm(
-    slurm: Slurm, run: tuple[Path, list[float]], tmp_path: Path
-) -> None:
+def test_an_array_of_runs_with_names_that_would_do_harm(slurm: Slurm, run: Reference, tmp_path: Path) -> None:
     """Oracle: sbatch's own reading of the file; which files there are in the end."""
     path, _ = run
     folder = tmp_path / "%a%j; touch pwned"
@@ -182,7 +166,7 @@ def test_an_array_of_runs_with_names_that_would_do_harm(
     ],
 )
 def test_what_slurm_refuses_is_one_sentence(
-    slurm: Slurm, run: tuple[Path, list[float]], tmp_path: Path, words: tuple[str, ...], said: str
+    slurm: Slurm, run: Reference, tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     path, _ = run
     done = megalm(slurm, "launch", "slurm", path, *NODES, *words, f"run.dir={tmp_path / 'run'}")

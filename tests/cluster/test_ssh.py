@@ -1,7 +1,6 @@
 """Oracle: the losses of a run that one machine's launcher started, bit for bit; which processes are alive where."""
 
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,8 +11,8 @@ from megalm.launcher.ssh import handed_on
 from megalm.training import metrics
 from tests.cluster.ssh import Ssh
 from tests.cluster.ssh_run import SshRun, processes, ranks, wait_until_gone
+from tests.reference import Reference
 from tests.training.test_kills import ROOT, losses, steps_done
-from tests.verify.runs import GPT2, run_file
 
 STEPS = 40
 SLACK_S = 5.0
@@ -21,25 +20,12 @@ SLACK_S = 5.0
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
-    """Write the run file, and run it on this machine."""
-    folder = tmp_path_factory.mktemp("ssh")
-    config = run_file(
-        GPT2,
-        layout={"dp": 2, "tp": 2},
-        train={"precision": "fp32", "steps": STEPS, "micro_batch_size": 3, "eval_every": 0},
-        checkpoint={"every": 10},
-    )
-    path = folder / "run.yaml"
-    path.write_text(config.to_yaml())
-    command = [sys.executable, "-m", "megalm", "train", str(path), f"run.dir={folder / 'here'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return path, losses(folder / "here")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return Reference.make(tmp_path_factory.mktemp("ssh"), STEPS, seconds=120)
 
 
 def test_ranks_of_two_hosts_save_when_told_and_go_on_to_the_same_losses(
-    ssh: Ssh, run: tuple[Path, list[float]], tmp_path: Path
+    ssh: Ssh, run: Reference, tmp_path: Path
 ) -> None:
     """The run directory's name would be a command to a shell that read it."""
     path, here = run
@@ -60,9 +46,7 @@ def test_ranks_of_two_hosts_save_when_told_and_go_on_to_the_same_losses(
     wait_until_gone(ssh, SLACK_S)
 
 
-def test_a_killed_rank_ends_all_and_so_does_a_killed_launcher(
-    ssh: Ssh, run: tuple[Path, list[float]], tmp_path: Path
-) -> None:
+def test_a_killed_rank_ends_all_and_so_does_a_killed_launcher(ssh: Ssh, run: Reference, tmp_path: Path) -> None:
     path, _ = run
     first = SshRun(ssh, path, tmp_path, tmp_path / "first.told", "train.steps=100000")
     first.until(lambda: steps_done(tmp_path) >= 3)
@@ -82,9 +66,7 @@ def test_a_killed_rank_ends_all_and_so_does_a_killed_launcher(
     assert second.end() == -9
 
 
-def test_a_host_whose_link_is_cut_ends_its_ranks_by_itself(
-    ssh: Ssh, run: tuple[Path, list[float]], tmp_path: Path
-) -> None:
+def test_a_host_whose_link_is_cut_ends_its_ranks_by_itself(ssh: Ssh, run: Reference, tmp_path: Path) -> None:
     path, _ = run
     cut = SshRun(ssh, path, tmp_path, tmp_path / "told", "--link-timeout=6", "train.steps=100000")
     cut.until(lambda: steps_done(tmp_path) >= 3)
@@ -112,7 +94,7 @@ def test_a_host_whose_link_is_cut_ends_its_ranks_by_itself(
     ],
 )
 def test_a_host_that_is_not_fit_is_named(
-    ssh: Ssh, run: tuple[Path, list[float]], tmp_path: Path, slots: str, option: str | None, said: str
+    ssh: Ssh, run: Reference, tmp_path: Path, slots: str, option: str | None, said: str
 ) -> None:
     path, _ = run
     old = tmp_path / "old"

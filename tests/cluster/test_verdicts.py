@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from megalm.launcher.look import FILE
-from tests.cluster.reference import Reference
 from tests.cluster.slurm import Slurm
+from tests.reference import Reference
 from tests.training.test_kills import ROOT, processes_of, steps_done
 
 TIMEOUT_S = 20

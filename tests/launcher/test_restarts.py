@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +16,9 @@ from megalm.launcher.conclusion import Outcome
 from megalm.launcher.restarts import run_again
 from megalm.training import metrics
 from megalm.training.config import RunSection
+from tests.reference import Reference
 from tests.small_disk import fill, small_disk
 from tests.training.test_kills import ROOT, losses, processes_of, steps_done
-from tests.verify.runs import GPT2, run_file
 
 STEPS = 40
 KILLED = "rank 1 (process 7) was ended by SIGKILL; the other ranks were ended too."
@@ -135,20 +134,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_killed_rank_and_a_full_disk_are_survived(disk: Path, tmp_path: Path) -> None:
-    config = run_file(
-        GPT2,
-        layout={"dp": 2},
-        train={"precision": "fp32", "steps": STEPS, "micro_batch_size": 3, "eval_every": 0},
-        checkpoint={"every": 2, "async": True},
-    )
-    path = tmp_path / "run.yaml"
-    path.write_text(config.to_yaml())
-    train = [sys.executable, "-m", "megalm", "train", str(path)]
-    undisturbed = tmp_path / "undisturbed"
-    subprocess.run([*train, f"run.dir={undisturbed}"], cwd=ROOT, check=True, capture_output=True, timeout=120)
-
+    undisturbed = Reference.make(tmp_path, STEPS, seconds=120, layout={"dp": 2}, checkpoint={"every": 2, "async": True})
     run_dir = disk / "run"
-    command = [*train, f"run.dir={run_dir}", "run.max_restarts=9"]
+    command = undisturbed.train(run_dir, "run.max_restarts=9")
     with (tmp_path / "told").open("w") as told:
         launcher = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=told)
 
@@ -167,5 +155,5 @@ def test_a_killed_rank_and_a_full_disk_are_survived(disk: Path, tmp_path: Path) 
     filler.unlink()
     assert launcher.wait(timeout=120) == 0, (tmp_path / "told").read_text()
     assert f"(process {victim}) was ended by SIGKILL" in (run_dir / "log.txt").read_text()
-    assert losses(run_dir) == losses(undisturbed)
+    assert losses(run_dir) == undisturbed.losses
     assert [row["step"] for row in metrics.rows(run_dir / "metrics.jsonl")] == list(range(1, STEPS + 1))

@@ -1,7 +1,6 @@
 """Oracle: the loss column of an undisturbed run, after a disk that was full in the middle of ``megalm train``."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from megalm.training import metrics
+from tests.reference import Reference
 from tests.small_disk import fill, small_disk
 from tests.training.test_kills import ROOT, losses, steps_done
-from tests.verify.runs import GPT2, run_file
 
 STEPS = 12
 
@@ -23,26 +22,15 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def train(path: Path, run_dir: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "megalm", "train", str(path), f"run.dir={run_dir}"]
+def train(run: Reference, run_dir: Path) -> "subprocess.Popen[str]":
+    command = run.train(run_dir)
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_disk_that_fills_while_training_is_one_sentence_and_loses_nothing(disk: Path, tmp_path: Path) -> None:
-    config = run_file(
-        GPT2,
-        layout={"dp": 2},
-        train={"precision": "fp32", "steps": STEPS, "micro_batch_size": 3, "eval_every": 0},
-        checkpoint={"every": 2, "async": True},
-    )
-    path = tmp_path / "run.yaml"
-    path.write_text(config.to_yaml())
-    undisturbed = train(path, tmp_path / "undisturbed")
-    undisturbed.communicate(timeout=120)
-    assert undisturbed.returncode == 0
-
+    undisturbed = Reference.make(tmp_path, STEPS, seconds=120, layout={"dp": 2}, checkpoint={"every": 2, "async": True})
     run_dir = disk / "run"
-    first = train(path, run_dir)
+    first = train(undisturbed, run_dir)
     while steps_done(run_dir) < 5 and first.poll() is None:
         time.sleep(0.002)
     filler = fill(disk)
@@ -54,9 +42,9 @@ def test_a_disk_that_fills_while_training_is_one_sentence_and_loses_nothing(disk
     assert list((run_dir / "checkpoints").glob("step-*"))
 
     filler.unlink()
-    second = train(path, run_dir)
+    second = train(undisturbed, run_dir)
     _, told = second.communicate(timeout=120)
     assert (second.returncode, told) == (0, "")
     assert "resumed from step" in (run_dir / "log.txt").read_text()
-    assert losses(run_dir) == losses(tmp_path / "undisturbed")
+    assert losses(run_dir) == undisturbed.losses
     assert [row["step"] for row in metrics.rows(run_dir / "metrics.jsonl")] == list(range(1, STEPS + 1))
