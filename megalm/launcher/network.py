@@ -1,11 +1,10 @@
 """This machine's addresses, those of others by name, and from which of one's own another is reached."""
 
-import ctypes
 import ipaddress
 import socket
-import sys
-from collections.abc import Iterator
 from typing import NamedTuple
+
+import psutil
 
 LOOPBACK = "127.0.0.1"
 DISCARD = 9
@@ -32,52 +31,19 @@ class Interface(NamedTuple):
         return other in ipaddress.ip_network((self.address, self.prefix), strict=False)
 
 
-class _Ifaddrs(ctypes.Structure):
-    """``struct ifaddrs`` of Linux."""
-
-
-_Ifaddrs._fields_ = [
-    ("next", ctypes.POINTER(_Ifaddrs)),
-    ("name", ctypes.c_char_p),
-    ("flags", ctypes.c_uint),
-    ("address", ctypes.c_void_p),
-    ("mask", ctypes.c_void_p),
-    ("other", ctypes.c_void_p),
-    ("data", ctypes.c_void_p),
-]
-
-
 def interfaces() -> list[Interface]:
-    """Return the addresses of this machine, in the system's order; none where the system is not Linux."""
-    if sys.platform != "linux":
-        return []
-    libc = ctypes.CDLL(None, use_errno=True)
-    first = ctypes.POINTER(_Ifaddrs)()
-    if libc.getifaddrs(ctypes.byref(first)):
-        return []
-    try:
-        return list(_walk(first))
-    finally:
-        libc.freeifaddrs(first)
+    """Return the addresses of this machine."""
+    return [
+        Interface(name, _plain(one.address), int(_plain(one.netmask)).bit_count())
+        for name, found in psutil.net_if_addrs().items()
+        for one in found
+        if one.family in (socket.AF_INET, socket.AF_INET6) and one.netmask is not None
+    ]
 
 
-def _walk(entry: "ctypes._Pointer[_Ifaddrs]") -> Iterator[Interface]:
-    while entry:
-        one = entry.contents
-        address, mask = _address(one.address), _address(one.mask)
-        if address is not None and mask is not None:
-            yield Interface(one.name.decode(), address, int(mask).bit_count())
-        entry = one.next
-
-
-def _address(sockaddr: int | None) -> Address | None:
-    """Read a ``struct sockaddr``: the family in two bytes, then a port, for IPv6 a flow, and the address."""
-    family = int.from_bytes(ctypes.string_at(sockaddr, 2), sys.byteorder) if sockaddr else socket.AF_UNSPEC
-    if sockaddr and family == socket.AF_INET:
-        return ipaddress.IPv4Address(ctypes.string_at(sockaddr + 4, 4))
-    if sockaddr and family == socket.AF_INET6:
-        return ipaddress.IPv6Address(ctypes.string_at(sockaddr + 8, 16))
-    return None
+def _plain(text: str) -> Address:
+    """Read an address, without the interface that a local one of IPv6 names: ``fe80::1%eth0``."""
+    return ipaddress.ip_address(text.partition("%")[0])
 
 
 def resolve(host: str) -> Address:
@@ -91,7 +57,7 @@ def resolve(host: str) -> Address:
     except UnicodeError as error:
         raise OSError(0, "that is no name of a host") from error
     texts = [str(entry[4][0]) for entry in sorted(found, key=lambda entry: entry[0] != socket.AF_INET)]
-    return ipaddress.ip_address(texts[0].partition("%")[0])
+    return _plain(texts[0])
 
 
 def own_address_towards(other: Address) -> Address | None:
@@ -102,4 +68,4 @@ def own_address_towards(other: Address) -> Address | None:
             probe.connect((str(other), DISCARD))  # nothing is sent: the kernel only chooses a route
         except OSError:
             return None
-        return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0])
+        return _plain(probe.getsockname()[0])
