@@ -50,8 +50,8 @@ PAPER = (
 """What the planner reads: none of it, nor anything that it imports, imports torch."""
 
 DISTRIBUTED = (
-    *("collectives", "mesh", "launcher.ranks", "launcher.spare", "launcher.rendezvous", "checkpoint"),
-    *("launcher.torchrun_agent", "doctor_checks", "training.backends"),
+    *("collectives", "mesh", "launcher.ranks", "launcher.torchrun.spare", "launcher.torchrun.rendezvous", "checkpoint"),
+    *("launcher.torchrun.agent", "doctor_checks", "training.backends"),
 )
 """Who may see torch.distributed: to communicate (only the first), make groups, start, store, ask, or hand over."""
 

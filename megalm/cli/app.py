@@ -117,7 +117,7 @@ def verify_rank(job: Annotated[Path, typer.Argument(metavar="JOB_DIR", show_defa
 @app.command(hidden=True)
 def node(link_timeout: Annotated[float, typer.Option(min=1)]) -> int:
     """Start one machine's ranks, as the launcher at the other end of stdin says; ``launch ssh`` starts it."""
-    from megalm.launcher.node import serve
+    from megalm.launcher.ssh.node import serve
 
     return serve(__version__, link_timeout)
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from megalm.errors import SaidByAnother, UserError
-from megalm.launcher.elastic import check_placed
 from megalm.launcher.placement import Placement
+from megalm.launcher.torchrun.elastic import check_placed
 from megalm.run_config import RunConfig
 
 RunFile = Annotated[str, typer.Argument(metavar="RUN.yaml", help="The run file.", show_default=False)]

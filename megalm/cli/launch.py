@@ -14,11 +14,8 @@ from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.errors import UserError
 from megalm.launcher.hostfile import read_hostfile
 from megalm.launcher.job import Job
-from megalm.launcher.mpirun import run as run_mpirun
 from megalm.launcher.placement import from_environment, is_alone_here
 from megalm.launcher.restarts import run_ranks
-from megalm.launcher.ssh import run as run_ssh
-from megalm.launcher.torchrun import run as run_torchrun
 from megalm.run_config import RunConfig
 
 app = typer.Typer(help="Start a run on one machine or many.", no_args_is_help=True)
@@ -73,6 +70,8 @@ def torchrun(
     if not is_alone_here(os.environ):
         raise UserError("megalm launch torchrun starts its own ranks; run it once a node, without torchrun or mpirun.")
     config = load(run_file, overrides)
+    from megalm.launcher.torchrun.launch import run as run_torchrun
+
     train = [run_file, *(overrides or ())]
     return run_torchrun(config, train, nodes, ranks_per_node, endpoint, rdzv_id, local_addr, rdzv_conf)
 
@@ -95,6 +94,8 @@ def mpi(
 ) -> int:
     """Run mpirun, MPICH's or Open MPI's, with megalm train as its program, and wait for it."""
     config = _load("mpi", run_file, overrides)
+    from megalm.launcher.mpi.mpirun import run as run_mpirun
+
     hosts = read_hostfile(hostfile) if hostfile is not None else []
     return run_mpirun(config, [run_file, *(overrides or ())], program, num_ranks, hosts)
 
@@ -126,6 +127,8 @@ def ssh(
 ) -> int:
     """Start the ranks on the machines of a hostfile and wait for them; they end when this command is gone."""
     config = _load("ssh", run_file, overrides)
+    from megalm.launcher.ssh.launch import run as run_ssh
+
     train = [python, "-m", "megalm", "train", run_file, *(overrides or ())]
     hosts = read_hostfile(hostfile)
     return run_ssh(config, train, hosts, ssh, chdir or os.getcwd(), env or (), link_timeout, __version__)

@@ -8,9 +8,9 @@ import typer
 
 from megalm.cli.arguments import Overrides, RunFile
 from megalm.errors import UserError
-from megalm.launcher.batch_file import TEMPLATE, Request
-from megalm.launcher.shell import bash_word
-from megalm.launcher.slurm_job import BATCH_FILE, plan, submit
+from megalm.launcher.slurm.batch_file import TEMPLATE, Request
+from megalm.launcher.slurm.job import BATCH_FILE, plan, submit
+from megalm.launcher.slurm.shell import bash_word
 from megalm.launcher.templates import read, template
 
 

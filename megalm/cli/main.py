@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from megalm.errors import SaidByAnother
-from megalm.launcher.agent import AGENT, Notes
 from megalm.launcher.exit_codes import FAILED, REFUSED
 from megalm.launcher.parent import die_with
 from megalm.launcher.placement import LOCAL_LAUNCHER
+from megalm.launcher.torchrun.notes import AGENT, Notes
 from megalm.launcher.verdict import said_of, tell
 
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from megalm.errors import UserError
-from megalm.launcher.slurm import first_host, own_step, port_of_step
+from megalm.launcher.slurm.environment import first_host, own_step, port_of_step
 
 LOCAL_LAUNCHER = "MEGALM_LAUNCHER_PID"
 """Set by the local launcher: its process id."""

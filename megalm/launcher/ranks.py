@@ -11,7 +11,6 @@ import torch.distributed as dist
 
 from megalm.errors import UserError
 from megalm.launcher import device as devices
-from megalm.launcher.agent import FOLDER
 from megalm.launcher.allocator import keep_memory
 from megalm.launcher.device import DeviceChoice
 from megalm.launcher.meeting import attempt, prepare
@@ -19,6 +18,7 @@ from megalm.launcher.nodes import check_hosts
 from megalm.launcher.placement import Placement
 from megalm.launcher.roll_call import Present, Store, roll_call
 from megalm.launcher.threads import threads_per_rank
+from megalm.launcher.torchrun.notes import FOLDER
 from megalm.watch.marker import Marker
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from megalm.errors import UserError
-from megalm.launcher import slurm_queue
 from megalm.launcher.ending import Ending
 from megalm.launcher.job import FILE, Job
+from megalm.launcher.slurm import queue
 from megalm.watch.processes import age_s
 
 CLOCK_S = 2.0
@@ -66,10 +66,10 @@ def stop(job: Job, run_dir: Path, stop_signals: Sequence[str]) -> str:
     if state.kind == "ended":
         return f"{run_dir} does not run: {state.text}."
     if state.kind == "waits":
-        slurm_queue.withdraw(job.id)
+        queue.withdraw(job.id)
         return f"job {job.id} was taken out of Slurm's queue."
     if job.launcher == "slurm":
-        slurm_queue.ask_to_end(job.id)
+        queue.ask_to_end(job.id)
         return (
             f"job {job.id} was asked to save and to end; it will not be requeued, and megalm status tells when it is."
         )
@@ -84,7 +84,7 @@ def stop(job: Job, run_dir: Path, stop_signals: Sequence[str]) -> str:
 
 
 def _state_in_slurm(job: Job, run_dir: Path) -> RunState:
-    state = slurm_queue.state_of(job.id)
+    state = queue.state_of(job.id)
     if state.waits:
         reason = f" ({state.reason})" if state.reason else ""
         return RunState("waits", f"{state.name.lower()}{reason}")

@@ -14,14 +14,14 @@ from megalm.checkpoint.store import Checkpoint, CheckpointStore, open_checkpoint
 from megalm.data.loader import TrainingData, ValidationData
 from megalm.errors import UserError
 from megalm.launcher import ranks
-from megalm.launcher.agent import Notes
 from megalm.launcher.device import num_gpus
-from megalm.launcher.elastic import Fit, check_placed
 from megalm.launcher.exit_codes import PREEMPTED
-from megalm.launcher.mpi import agreed
+from megalm.launcher.mpi.meeting import agreed
 from megalm.launcher.placement import Placement, from_environment
-from megalm.launcher.slurm import end_of_job
-from megalm.launcher.spare import End, Spares
+from megalm.launcher.slurm.environment import end_of_job
+from megalm.launcher.torchrun.elastic import Fit, check_placed
+from megalm.launcher.torchrun.notes import Notes
+from megalm.launcher.torchrun.spare import End, Spares
 from megalm.launcher.watchdog import Watchdog, mark
 from megalm.ledger import Ledger
 from megalm.mesh import Mesh

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megalm.launcher.ssh import handed_on
+from megalm.launcher.ssh.launch import handed_on
 from megalm.training import metrics
 from tests.cluster.ssh import Ssh
 from tests.cluster.ssh_run import SshRun, processes, ranks, wait_until_gone

@@ -21,11 +21,11 @@ from megalm.launcher.hostfile import Slots, fill
 from megalm.launcher.job import Job
 from megalm.launcher.local import Share
 from megalm.launcher.look import Seen, clear_verdict, look, write_verdict
-from megalm.launcher.node_words import Word, beat_s
 from megalm.launcher.nodes import check_nodes
 from megalm.launcher.restarts import run_again
 from megalm.launcher.signals import heard_by
-from megalm.launcher.ssh_host import Event, SshHost
+from megalm.launcher.ssh.host import Event, SshHost
+from megalm.launcher.ssh.words import Word, beat_s
 from megalm.run_config import RunConfig
 from megalm.watch.marker import clear_positions
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megalm.launcher.batch_file import TEMPLATE, Request, batch_file
+from megalm.launcher.slurm.batch_file import TEMPLATE, Request, batch_file
 from megalm.launcher.templates import template
 from megalm.run_config import RunConfig
 from megalm.validation import validate

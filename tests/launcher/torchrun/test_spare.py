@@ -10,12 +10,12 @@ import torch.distributed as dist
 
 from megalm.errors import LostRank
 from megalm.launcher.placement import Placement
-from megalm.launcher.spare import End, Spares
+from megalm.launcher.torchrun.spare import End, Spares
 
 HOST = """
 import sys
 from megalm.launcher.placement import Placement
-from megalm.launcher.spare import Spares
+from megalm.launcher.torchrun.spare import Spares
 
 kept = Spares(Placement(0, 1, 0, 1, "127.0.0.1", int(sys.argv[1]), "torchrun"), 1, 30, hosts=True)
 print("there", flush=True)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megalm.errors import UserError
-from megalm.launcher.elastic import check_placed, fit
+from megalm.launcher.torchrun.elastic import check_placed, fit
 from tests.verify.runs import GPT2, run_file
 
 

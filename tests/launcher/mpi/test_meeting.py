@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from megalm.launcher.mpi import reachable, wanted
+from megalm.launcher.mpi.meeting import reachable, wanted
 from megalm.launcher.network import Interface
 from megalm.launcher.placement import Placement
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MPIRUN = Path(sys.executable).parent / "mpirun"
 needs_mpi = pytest.mark.skipif(
     not MPIRUN.exists() or importlib.util.find_spec("mpi4py") is None,
@@ -23,7 +23,7 @@ needs_mpi = pytest.mark.skipif(
 RANK = """
 import json, os, signal, sys, time
 from megalm.errors import UserError
-from megalm.launcher.mpi import agreed
+from megalm.launcher.mpi.meeting import agreed
 from megalm.launcher.placement import from_environment
 placement = from_environment(os.environ)
 with agreed(placement, os.environ) as placed:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from megalm.errors import UserError
-from megalm.launcher.shell import bash_array, bash_word
-from megalm.launcher.slurm_words import directive_value, log_name, seconds_of
+from megalm.launcher.slurm.shell import bash_array, bash_word
+from megalm.launcher.slurm.words import directive_value, log_name, seconds_of
 from megalm.run_config import RunConfig
 
 TEMPLATE = "slurm.sbatch"

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from megalm import run_file as run_files
 from megalm.errors import UserError
-from megalm.launcher import slurm_queue
-from megalm.launcher.batch_file import Request, batch_file, log_pattern
 from megalm.launcher.job import Job
 from megalm.launcher.nodes import check_nodes
-from megalm.launcher.slurm_words import tasks_of
+from megalm.launcher.slurm import queue
+from megalm.launcher.slurm.batch_file import Request, batch_file, log_pattern
+from megalm.launcher.slurm.words import tasks_of
 from megalm.run_config import RunConfig
 
 BATCH_FILE = "slurm.sbatch"
@@ -81,14 +81,14 @@ def submit(planned: Planned, request: Request, run_file: str) -> str:
     """
     for run_dir in planned.run_dirs.values():
         _refuse_a_second(run_dir)
-    if request.container_image is not None and not slurm_queue.knows_containers():
+    if request.container_image is not None and not queue.knows_containers():
         raise UserError("this Slurm's srun has no --container-image; its administrators would have to install pyxis.")
-    slurm_queue.check(planned.text)
+    queue.check(planned.text)
     text = Path(run_file).read_bytes()
     for run_dir in planned.run_dirs.values():
         _write(run_dir / BATCH_FILE, planned.text.encode("utf-8", "surrogateescape"))
         _write(run_dir / RUN_FILE, text)
-    job = slurm_queue.submit(str(next(iter(planned.run_dirs.values())) / BATCH_FILE))
+    job = queue.submit(str(next(iter(planned.run_dirs.values())) / BATCH_FILE))
     log = log_pattern(request).replace("%j", job).replace("%A", job)
     for number, run_dir in planned.run_dirs.items():
         own = job if number is None else f"{job}_{number}"
@@ -122,7 +122,7 @@ def _yaml(text: str) -> str:
 def _refuse_a_second(run_dir: Path) -> None:
     job = Job.read(run_dir)
     if job is not None and job.launcher == "slurm":
-        state = slurm_queue.state_of(job.id)
+        state = queue.state_of(job.id)
         if state.waits or state.works:
             raise UserError(
                 f"{run_dir} belongs to job {job.id}, which is {state.name}; end it first (megalm stop {run_dir}) or "

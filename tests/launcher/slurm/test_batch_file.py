@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from megalm.errors import UserError
-from megalm.launcher.batch_file import TEMPLATE, Request, fill, job_name
+from megalm.launcher.slurm.batch_file import TEMPLATE, Request, fill, job_name
 from megalm.launcher.templates import template
-from tests.launcher.batch import Bash, directives, text_of
+from tests.launcher.slurm.batch import Bash, directives, text_of
 
 EXAMPLES = 200 if os.environ.get("MEGALM_TEST_FULL") else 20
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)

@@ -20,8 +20,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from megalm.errors import UserError
-from megalm.launcher.agent import FOLDER, Notes
-from megalm.launcher.elastic import fit
 from megalm.launcher.exit_codes import FAILED, PREEMPTED, REFUSED, SIGNALLED
 from megalm.launcher.job import LAUNCHED, Job
 from megalm.launcher.meeting import NAME_PATIENCE_S
@@ -29,6 +27,8 @@ from megalm.launcher.nodes import check_groups, check_nodes
 from megalm.launcher.restarts import Trace
 from megalm.launcher.signals import heard_by
 from megalm.launcher.threads import threads_per_rank
+from megalm.launcher.torchrun.elastic import fit
+from megalm.launcher.torchrun.notes import FOLDER, Notes
 from megalm.run_config import RunConfig
 from megalm.training.config import RunSection
 
@@ -211,7 +211,7 @@ def run(
     )
     command = [
         *DEAF,
-        *(sys.executable, "-m", "megalm.launcher.torchrun_agent"),
+        *(sys.executable, "-m", "megalm.launcher.torchrun.agent"),
         f"--nnodes={least}:{most}",
         f"--nproc-per-node={ranks}",
         f"--rdzv-backend={'megalm' if restarts else 'c10d'}",

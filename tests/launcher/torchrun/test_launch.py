@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megalm.errors import UserError
-from megalm.launcher.torchrun import meeting, parse_nodes, ranks_of_node
+from megalm.launcher.torchrun.launch import meeting, parse_nodes, ranks_of_node
 from tests.training.test_kills import ROOT, losses, processes_of, start, steps_done, wait_until_gone
 from tests.verify.runs import GPT2, run_file
 

@@ -11,10 +11,10 @@ import pytest
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-from megalm.launcher import rendezvous
-from megalm.launcher.agent import FOLDER
-from megalm.launcher.rendezvous import WatchedHandler
-from tests.launcher.test_spare import free_port
+from megalm.launcher.torchrun import rendezvous
+from megalm.launcher.torchrun.notes import FOLDER
+from megalm.launcher.torchrun.rendezvous import WatchedHandler
+from tests.launcher.torchrun.test_spare import free_port
 
 PATIENCE_S = 60
 

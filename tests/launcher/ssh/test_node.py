@@ -11,7 +11,7 @@ import pytest
 
 from megalm import __version__
 from megalm.launcher.conclusion import RankEnd
-from megalm.launcher.node_words import Speaker, Word, heard, pack, unpack
+from megalm.launcher.ssh.words import Speaker, Word, heard, pack, unpack
 from megalm.launcher.verdict import Verdict
 from tests.launcher.test_local import ROOT, alive, assert_gone
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from megalm.errors import UserError
-from megalm.launcher.slurm_words import seconds_of, tasks_of
+from megalm.launcher.slurm.words import seconds_of, tasks_of
 
 
 @pytest.mark.parametrize(

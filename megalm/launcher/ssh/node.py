@@ -19,8 +19,8 @@ from typing import BinaryIO
 from megalm.errors import UserError
 from megalm.launcher.local import LocalRanks, Share, check_room
 from megalm.launcher.network import LOOPBACK, resolve
-from megalm.launcher.node_words import Speaker, Word, beat_s, heard, pack
 from megalm.launcher.signals import heard_by
+from megalm.launcher.ssh.words import Speaker, Word, beat_s, heard, pack
 
 LAST_WORDS_S = 5.0
 """How long the end may take once nobody listens."""

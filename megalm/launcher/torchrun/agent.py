@@ -1,6 +1,6 @@
 """torchrun's agent as ``megalm launch torchrun`` starts it: it dies with the launcher, and fails with one sentence.
 
-``python -m megalm.launcher.torchrun_agent`` takes the arguments of ``python -m torch.distributed.run``.
+``python -m megalm.launcher.torchrun.agent`` takes the arguments of ``python -m torch.distributed.run``.
 """
 
 import logging
@@ -19,10 +19,10 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.run import main as torchrun
 
-from megalm.launcher.agent import AGENT
 from megalm.launcher.exit_codes import SIGNALLED
 from megalm.launcher.parent import die_with
-from megalm.launcher.rendezvous import register
+from megalm.launcher.torchrun.notes import AGENT
+from megalm.launcher.torchrun.rendezvous import register
 
 CAUSES = {
     RendezvousConnectionError: "the machine where the nodes meet is gone, or cannot be reached",

@@ -21,7 +21,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
-from megalm.launcher.agent import Notes
+from megalm.launcher.torchrun.notes import Notes
 
 BACKEND = "megalm"
 GRACE_S = 5.0

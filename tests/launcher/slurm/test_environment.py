@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from megalm.errors import UserError
-from megalm.launcher.slurm import FIRST_PORT, NUM_PORTS, end_of_job, first_host, port_of_step
+from megalm.launcher.slurm.environment import FIRST_PORT, NUM_PORTS, end_of_job, first_host, port_of_step
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from megalm.errors import UserError
 from megalm.launcher.conclusion import RankEnd
 from megalm.launcher.hostfile import Slots
-from megalm.launcher.node_words import Speaker, Word, heard, unpack
+from megalm.launcher.ssh.words import Speaker, Word, heard, unpack
 from megalm.watch.diagnosis import Fate
 
 OPTIONS = {

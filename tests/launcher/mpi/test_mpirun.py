@@ -8,7 +8,7 @@ import pytest
 
 from megalm.errors import UserError
 from megalm.launcher.hostfile import Slots
-from megalm.launcher.mpirun import Mpirun, handed_on, run
+from megalm.launcher.mpi.mpirun import Mpirun, handed_on, run
 from tests.verify.runs import GPT2, run_file
 
 HOSTS = [Slots("h1", 2), Slots("h2", 2)]

@@ -1,0 +1,1 @@
+"""A run by mpirun, MPICH's or Open MPI's."""

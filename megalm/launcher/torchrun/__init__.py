@@ -1,0 +1,1 @@
+"""A run by torch's own torchrun on each node."""

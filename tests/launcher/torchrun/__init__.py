@@ -1,0 +1,1 @@
+"""Tests of placing and starting ranks."""
