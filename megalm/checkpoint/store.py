@@ -2,25 +2,25 @@
 
 On disk a checkpoint is a torch DCP folder, which any layout can read, with three files of ours: the facts, a manifest
 with a fingerprint of every file, and a mark that says that the save came to its end. All ranks see one file system.
+DCP takes as long to import as half of torch, so it is when a checkpoint is saved or opened.
 """
 
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megalm.checkpoint.background import Background
-from megalm.checkpoint.checkpoint import Checkpoint, open_intact
 from megalm.checkpoint.folders import Folders
 from megalm.checkpoint.manifest import MANIFEST, Damaged, is_marked
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.piece import Piece
-from megalm.checkpoint.save import Save
 from megalm.errors import UserError
 from megalm.mesh import Axis
 from megalm.watch.marker import Marker
 
-__all__ = ["Checkpoint", "CheckpointStore", "open_checkpoint"]
+if TYPE_CHECKING:
+    from megalm.checkpoint.checkpoint import Checkpoint
 
 TIMEOUT_S = 600.0
 
@@ -76,6 +76,8 @@ class CheckpointStore:
             TrainingError: a rank failed meanwhile.
             LostRank: a rank ended meanwhile, or did not answer in time.
         """
+        from megalm.checkpoint.save import Save
+
         self.wait()
         save = Save(self._folders, self._peers, step)
         save.plan(tensors, facts, copy=asynchronous)
@@ -103,7 +105,7 @@ class CheckpointStore:
         finally:
             self._tell()
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self) -> "Checkpoint | None":
         """Return the newest complete and intact checkpoint, the same on all ranks; None when none was completed.
 
         Every byte is read and compared with its fingerprint. A damaged one is named in a warning, and the one before it
@@ -118,7 +120,7 @@ class CheckpointStore:
         refused = False
         for name, marked in listed:
             try:
-                return open_intact(self._folders.directory / name, self._peers)
+                return _open(self._folders.directory / name, self._peers)
             except Damaged as damage:
                 refused = refused or marked
                 if first:
@@ -161,15 +163,21 @@ class CheckpointStore:
             )
 
 
-def open_checkpoint(path: Path, world: Axis, *, timeout_s: float = TIMEOUT_S) -> Checkpoint:
+def open_checkpoint(path: Path, world: Axis, *, timeout_s: float = TIMEOUT_S) -> "Checkpoint":
     """Open the checkpoint at ``path``, ``RUN_DIR/checkpoints/step-00000100``, of this or another run, at any layout.
 
     Raises:
         UserError: there is none, or it is damaged; the file is named.
     """
     try:
-        return open_intact(path, Peers(world, timeout_s))
+        return _open(path, Peers(world, timeout_s))
     except Damaged as damage:
         if not (is_marked(path) or (path / MANIFEST).exists()):
             raise UserError(f"{path} is no checkpoint; give a folder like RUN_DIR/checkpoints/step-00000100.") from None
         raise UserError(f"checkpoint {path} is refused: {damage}; choose another one.") from None
+
+
+def _open(folder: Path, peers: Peers) -> "Checkpoint":
+    from megalm.checkpoint.checkpoint import open_intact
+
+    return open_intact(folder, peers)

@@ -12,6 +12,7 @@ import typer
 from megalm import __version__
 from megalm.cli import data, launch, runs
 from megalm.cli.arguments import Overrides, RunFile, load
+from megalm.cli.loading import loading
 from megalm.cli.reference import run_file_reference
 from megalm.errors import UserError, suggestion
 from megalm.launcher.job import LAUNCHED, Job
@@ -59,7 +60,8 @@ def train(run_file: RunFile, overrides: Overrides = None) -> int:
     if placement is None and (world_size > 1 or config.run.max_restarts):
         command = [sys.executable, "-m", "megalm", "train", run_file, *(overrides or ())]
         return run_ranks(command, world_size, config.run)
-    from megalm.training.loop import train as train_here
+    with loading():
+        from megalm.training.loop import train as train_here
 
     return train_here(config, placement or Placement.alone())
 
@@ -109,7 +111,8 @@ def plan(
 @app.command(hidden=True)
 def verify_rank(job: Annotated[Path, typer.Argument(metavar="JOB_DIR", show_default=False)]) -> int:
     """Run one rank of a comparison; ``verify`` starts it."""
-    from megalm.verify.command import probe_rank
+    with loading():
+        from megalm.verify.command import probe_rank
 
     return probe_rank(job, from_environment(os.environ))
 

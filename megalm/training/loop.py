@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from megalm import collectives
 from megalm.checkpoint.peers import Peers
-from megalm.checkpoint.store import Checkpoint, CheckpointStore, open_checkpoint
+from megalm.checkpoint.store import CheckpointStore, open_checkpoint
 from megalm.data.loader import TrainingData, ValidationData
 from megalm.errors import UserError
 from megalm.launcher import ranks
@@ -39,6 +40,9 @@ from megalm.training.stop import Stop
 from megalm.training.story import Story
 from megalm.training.stragglers import Stragglers
 from megalm.training.trace import traced
+
+if TYPE_CHECKING:
+    from megalm.checkpoint.checkpoint import Checkpoint
 
 
 def train(config: RunConfig, placement: Placement | None = None) -> int:
@@ -201,13 +205,13 @@ class _Run:
         self.store.wait()
         return preempted
 
-    def _newest(self) -> Checkpoint | None:
+    def _newest(self) -> "Checkpoint | None":
         resume = self.config.checkpoint.resume
         if resume == "never":
             return None
         return self.store.newest() if resume == "auto" else open_checkpoint(Path(resume), self.mesh.world)
 
-    def _start_from(self, state: Backend, newest: Checkpoint | None) -> None:
+    def _start_from(self, state: Backend, newest: "Checkpoint | None") -> None:
         load, weights_only = self.config.checkpoint.load, self.config.checkpoint.weights_only
         if newest is not None:
             restore(state, newest)

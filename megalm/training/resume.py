@@ -1,16 +1,18 @@
 """What of a run goes into a checkpoint, and how it comes back at any layout."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megalm.boxes import Box
 from megalm.checkpoint.piece import Part, Piece
-from megalm.checkpoint.store import Checkpoint
 from megalm.errors import UserError
 from megalm.parallel.data.stored import Stored
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.model import model_positions
+
+if TYPE_CHECKING:
+    from megalm.checkpoint.checkpoint import Checkpoint
 
 FIXED = (
     "run.seed",
@@ -59,7 +61,7 @@ def facts(state: Backend, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def restore(state: Backend, checkpoint: Checkpoint) -> None:
+def restore(state: Backend, checkpoint: "Checkpoint") -> None:
     """Continue from a checkpoint: values, optimizer state and the step."""
     checkpoint.load(local_pieces(state))
     state.loaded()
@@ -69,7 +71,7 @@ def restore(state: Backend, checkpoint: Checkpoint) -> None:
         setattr(state.loss_scale, name, value)
 
 
-def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
+def check_same_run(config: RunConfig, checkpoint: "Checkpoint") -> None:
     """Refuse to resume what would be another run.
 
     Raises:

@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megalm.checkpoint.checkpoint import Checkpoint
 from megalm.checkpoint.piece import Piece
-from megalm.checkpoint.store import Checkpoint, CheckpointStore
+from megalm.checkpoint.store import CheckpointStore
 from megalm.mesh import Axis
 from tests.ranks import RankContext
 
