@@ -31,7 +31,7 @@ class Reference(NamedTuple):
             sections: of the run file; by default four ranks, dp=2 and tp=2, which save every 10 steps.
         """
         sections = {"layout": {"dp": 2, "tp": 2}, "checkpoint": {"every": 10}, **sections}
-        train = {"precision": "fp32", "steps": steps, "micro_batch_size": 3, "eval_every": 0}
+        train = {"precision": "fp32", "steps": steps, "micro_batch_size": 6, "eval_every": 0}
         reference = Reference(folder / "run.yaml", [])
         reference.path.write_text(run_file(GPT2, train=train, **sections).to_yaml())
         command = reference.train(reference.run_dir)

@@ -13,8 +13,9 @@ from tests.cluster.slurm import Slurm
 from tests.cluster.ssh import Ssh
 from tests.reference import Reference
 
-STEPS = 20
-"""Of the run that most tests share."""
+STEPS, PAIR_STEPS = 40, 120
+"""Of the runs that tests share; the second is cheap, and lasts while nodes go."""
+SECTIONS = {"run": {"timeout": 60}, "checkpoint": {"every": 10, "before_limit": 20}}
 SEARCHED = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
@@ -45,5 +46,11 @@ def ssh() -> Iterator[Ssh]:
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Return a short run of four ranks, which megalm's own launcher has done on this machine."""
-    return Reference.make(tmp_path_factory.mktemp("reference"), STEPS, seconds=180, run={"timeout": 60})
+    """Return a short run of four ranks, dp=2 and tp=2, which megalm's own launcher has done on this machine."""
+    return Reference.make(tmp_path_factory.mktemp("reference"), STEPS, seconds=300, **SECTIONS)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Return the same run with two ranks, dp=2."""
+    return Reference.make(tmp_path_factory.mktemp("pair"), PAIR_STEPS, seconds=300, layout={"dp": 2}, **SECTIONS)

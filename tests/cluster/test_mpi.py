@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from megalm.launcher.job import Job
-from tests.cluster.conftest import STEPS
+from tests.cluster.conftest import PAIR_STEPS
 from tests.cluster.ssh import Ssh
 from tests.reference import Reference
 from tests.training.test_kills import ROOT, losses, processes_of, steps_done, wait_until_gone
@@ -48,23 +49,8 @@ def ranks_of(run_dir: Path) -> list[int]:
     return found
 
 
-def test_a_rank_that_is_killed_ends_all_and_the_run_starts_again(reference: Reference, tmp_path: Path) -> None:
-    run_dir, log = tmp_path / "run", tmp_path / "log"
-    launcher = start(reference.launch("mpi", run_dir, "run.max_restarts=1", "train.steps=20"), log)
-    wait_for_step(launcher, run_dir, 1)
-    killed = ranks_of(run_dir)[1]
-    wait_for_step(launcher, run_dir, 11)
-    os.kill(killed, signal.SIGKILL)
-    job = Job.read(run_dir)
-    assert job is not None
-    assert (job.launcher, job.id) == ("mpi", str(launcher.pid))
-    assert launcher.wait(timeout=240) == 0, log.read_text()
-    assert "megalm: restart 1 of 1 in 1 s, from " in log.read_text()
-    assert losses(run_dir) == reference.losses
-
-
-def test_a_killed_launcher_takes_its_ranks_along(reference: Reference, tmp_path: Path) -> None:
-    launcher = start(reference.launch("mpi", tmp_path / "run", "train.steps=100000", "--np=4"), tmp_path / "log")
+def test_a_killed_launcher_takes_its_ranks_along(pair: Reference, tmp_path: Path) -> None:
+    launcher = start(pair.launch("mpi", tmp_path / "run", "train.steps=100000", "--np=2"), tmp_path / "log")
     wait_for_step(launcher, tmp_path / "run", 1)
     launcher.kill()
     launcher.wait()
@@ -72,35 +58,39 @@ def test_a_killed_launcher_takes_its_ranks_along(reference: Reference, tmp_path:
 
 
 @pytest.mark.skipif(OPEN_MPI is None, reason="needs Open MPI's mpirun: apt-get install openmpi-bin")
-def test_open_mpi_saves_when_it_is_told_to_end_and_goes_on(reference: Reference, tmp_path: Path) -> None:
+def test_open_mpi_saves_when_it_is_told_to_end_and_goes_on(pair: Reference, tmp_path: Path) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "log"
-    command = reference.launch("mpi", run_dir, f"--mpirun={OPEN_MPI}")
+    command = pair.launch("mpi", run_dir, f"--mpirun={OPEN_MPI}")
     first = start(command, log)
     wait_for_step(first, run_dir, 3)
     first.send_signal(signal.SIGTERM)
     assert first.wait(timeout=240) == 75, log.read_text()
     done = steps_done(run_dir)
-    assert 3 <= done < STEPS
-    assert f": saved after step {done} of {STEPS}" in (run_dir / "log.txt").read_text()
+    assert 3 <= done < PAIR_STEPS
+    assert f": saved after step {done} of {PAIR_STEPS}" in (run_dir / "log.txt").read_text()
     assert start(command, log).wait(timeout=240) == 0, log.read_text()
-    assert losses(run_dir) == reference.losses
+    assert losses(run_dir) == pair.losses
 
 
-def test_ranks_on_two_hosts_meet_in_their_network_alone(ssh: Ssh, reference: Reference, tmp_path: Path) -> None:
+def test_ranks_on_two_hosts_meet_in_their_network_alone_and_start_again_when_one_is_killed(
+    ssh: Ssh, reference: Reference, tmp_path: Path
+) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "log"
     (tmp_path / "hosts").write_text("# two of each\nh1 slots=2\nh2:2\n")
+    command = reference.launch("mpi", run_dir, f"--hostfile={tmp_path}/hosts", "run.max_restarts=1")
     env = {**os.environ, "HYDRA_LAUNCHER_EXEC": str(ssh.program)}
     with log.open("w") as file:
-        launcher = ssh["h0"].start(
-            *reference.launch("mpi", run_dir, f"--hostfile={tmp_path}/hosts"),
-            env=env,
-            cwd=ROOT,
-            stdout=file,
-            stderr=file,
-        )
+        launcher = ssh["h0"].start(*command, env=env, cwd=ROOT, stdout=file, stderr=file)
     wait_for_step(launcher, run_dir, 1)
     heard = {name: listening(ssh, name) for name in ("h1", "h2")}
+    killed = ranks_of(run_dir)[1]
+    wait_for_step(launcher, run_dir, 11)
+    os.kill(killed, signal.SIGKILL)
+    job = Job.read(run_dir)
+    assert job is not None
+    assert (job.launcher, job.host) == ("mpi", "h0")
     assert launcher.wait(timeout=240) == 0, log.read_text()
+    assert re.search(r"megalm: restart 1 of 1 in 1 s, from step \d0", log.read_text())
     assert losses(run_dir) == reference.losses
     for name, sockets in heard.items():
         addresses = {address for address, _ in sockets}

@@ -10,22 +10,15 @@ from pathlib import Path
 import pytest
 
 from megalm.launcher.templates import template
+from tests.cluster.conftest import PAIR_STEPS, STEPS
 from tests.cluster.slurm import Slurm
 from tests.reference import Reference
 from tests.training.test_kills import ROOT, completed_steps, losses, steps_done
 
 FULL = bool(os.environ.get("MEGALM_TEST_FULL"))
-STEPS = 60
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
 NODES = ("--nodes", "2", "--ntasks-per-node", "2", "--time", "10")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    checkpoint = {"every": 10, "before_limit": 20}
-    return Reference.make(
-        tmp_path_factory.mktemp("jobs"), STEPS, seconds=300, run={"timeout": 60}, checkpoint=checkpoint
-    )
+PAIR = ("--nodes", "2", "--ntasks-per-node", "1", "--time", "10")
 
 
 def megalm(slurm: Slurm, *words: str | Path, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
@@ -52,9 +45,9 @@ def wait_for_step(run_dir: Path, step: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_job_of_tasks_with_gpus_trains_as_here(slurm: Slurm, run: Reference, tmp_path: Path) -> None:
+def test_a_job_of_tasks_with_gpus_trains_as_here(slurm: Slurm, reference: Reference, tmp_path: Path) -> None:
     """Oracle: also Slurm's variable that names a job's GPUs, which a site's own template prints."""
-    path, here = run
+    path, here = reference
     own = tmp_path / "own.sbatch"
     own.write_text(
         template("slurm.sbatch").replace("\njob=$SLURM", '\necho "GPUs: $CUDA_VISIBLE_DEVICES"\njob=$SLURM', 1)
@@ -78,9 +71,9 @@ def test_a_job_of_tasks_with_gpus_trains_as_here(slurm: Slurm, run: Reference, t
 
 
 @pytest.mark.parametrize("style", ["torchrun", *(["tasks"] if FULL else [])])
-def test_a_job_that_is_preempted_goes_on(slurm: Slurm, run: Reference, tmp_path: Path, style: str) -> None:
+def test_a_job_that_is_preempted_goes_on(slurm: Slurm, reference: Reference, tmp_path: Path, style: str) -> None:
     """Both styles are asked to save: that of tasks in the test of ``megalm stop``."""
-    path, here = run
+    path, here = reference
     job = launch(slurm, path, tmp_path, *NODES, "--style", style)
     wait_for_step(tmp_path, 8)
     for _ in range(2):  # as Slurm does near the end of the time; again while it saves
@@ -98,10 +91,10 @@ def test_a_job_that_is_preempted_goes_on(slurm: Slurm, run: Reference, tmp_path:
     assert losses(tmp_path) == here
 
 
-def test_a_job_outlives_its_nodes(slurm: Slurm, run: Reference, tmp_path: Path) -> None:
+def test_a_job_outlives_its_nodes(slurm: Slurm, pair: Reference, tmp_path: Path) -> None:
     """Oracle: the undisturbed run; a node is taken down, and later the power of one is cut."""
-    path, here = run
-    job = launch(slurm, path, tmp_path, *NODES)
+    path, here = pair
+    job = launch(slurm, path, tmp_path, *PAIR)
     wait_for_step(tmp_path, 12)
     for node in ("h2", "h1") if FULL else ("h2",):
         slurm.controller.run("scontrol", "update", f"nodename={node}", "state=down", "reason=x")
@@ -110,17 +103,31 @@ def test_a_job_outlives_its_nodes(slurm: Slurm, run: Reference, tmp_path: Path) 
         wait_for_step(tmp_path, steps_done(tmp_path) + 5)
     slurm.power_off("h2")
     slurm.wait_for(job, {"PENDING"}, 90)
-    assert steps_done(tmp_path) < STEPS
+    assert steps_done(tmp_path) < PAIR_STEPS
     slurm.boot("h2")
     assert slurm.wait_for(job, ENDED, 120) == "COMPLETED", log_of(tmp_path)
     assert losses(tmp_path) == here
     assert log_of(tmp_path).count("resumed from step") == (3 if FULL else 2)
 
 
+def test_a_step_saves_before_its_time_is_over(slurm: Slurm, pair: Reference, tmp_path: Path) -> None:
+    """Oracle: Slurm's clock: it would end the job after a minute, and the run is to be saved 48 s before that."""
+    step = ("srun", "--nodes=1", "--ntasks-per-node=2", "--time=1")
+    began = time.monotonic()
+    endless = ("train.steps=100000", "checkpoint.before_limit=48", "checkpoint.every=0")
+    command = pair.train(tmp_path, *endless)
+    done = slurm.controller.run(*step, *command, cwd=ROOT, timeout=120)
+    assert done.returncode == 75, done.stdout + done.stderr
+    assert 11 <= time.monotonic() - began < 55
+    assert "the job's time limit: " in (tmp_path / "log.txt").read_text()
+
+
 @pytest.mark.parametrize("by", ["megalm stop", "scancel"])
-def test_a_job_that_is_stopped_saves_and_is_not_requeued(slurm: Slurm, run: Reference, tmp_path: Path, by: str) -> None:
-    path, here = run
-    job = launch(slurm, path, tmp_path, *NODES)
+def test_a_job_that_is_stopped_saves_and_is_not_requeued(
+    slurm: Slurm, pair: Reference, tmp_path: Path, by: str
+) -> None:
+    path, here = pair
+    job = launch(slurm, path, tmp_path, *PAIR)
     wait_for_step(tmp_path, 5)
     if by == "scancel":
         slurm.controller.run("scancel", job)
@@ -129,20 +136,20 @@ def test_a_job_that_is_stopped_saves_and_is_not_requeued(slurm: Slurm, run: Refe
     assert slurm.wait_for(job, ENDED, 60) == ("CANCELLED" if by == "scancel" else "FAILED")
     slurm.wait_until_idle(60)
     done = steps_done(tmp_path)
-    assert max(completed_steps(tmp_path)) == done < STEPS
+    assert max(completed_steps(tmp_path)) == done < PAIR_STEPS
     assert losses(tmp_path) == here[:done]
     assert "ended with exit code 75" in megalm(slurm, "status", tmp_path).stdout
     assert slurm.state_of(job) in ENDED
 
 
-def test_an_array_of_runs_with_names_that_would_do_harm(slurm: Slurm, run: Reference, tmp_path: Path) -> None:
+def test_an_array_of_runs_with_names_that_would_do_harm(slurm: Slurm, pair: Reference, tmp_path: Path) -> None:
     """Oracle: sbatch's own reading of the file; which files there are in the end."""
-    path, _ = run
+    path, _ = pair
     folder = tmp_path / "%a%j; touch pwned"
     folder.mkdir()
     name = "$(touch pwned) '\" é#%j -%a"
     options = ("--nodes", "2", "--ntasks-per-node", "1", "--time", "10", "--array", "0-1")
-    more = ("layout.tp=1", "train.steps=2", "run.seed=%a", "checkpoint.every=0", f"run.dir={name}")
+    more = ("train.steps=2", "run.seed=%a", "checkpoint.every=0", f"run.dir={name}")
     done = megalm(slurm, "launch", "slurm", path, *options, *more, cwd=folder)
     assert done.returncode == 0, done.stderr
     job = done.stdout.splitlines()[-1]
@@ -166,9 +173,9 @@ def test_an_array_of_runs_with_names_that_would_do_harm(slurm: Slurm, run: Refer
     ],
 )
 def test_what_slurm_refuses_is_one_sentence(
-    slurm: Slurm, run: Reference, tmp_path: Path, words: tuple[str, ...], said: str
+    slurm: Slurm, reference: Reference, tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
-    path, _ = run
+    path, _ = reference
     done = megalm(slurm, "launch", "slurm", path, *NODES, *words, f"run.dir={tmp_path / 'run'}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("megalm: ")

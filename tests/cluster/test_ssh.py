@@ -9,26 +9,21 @@ import pytest
 
 from megalm.launcher.ssh.launch import handed_on
 from megalm.training import metrics
+from tests.cluster.conftest import STEPS
 from tests.cluster.ssh import Ssh
-from tests.cluster.ssh_run import SshRun, processes, ranks, wait_until_gone
+from tests.cluster.ssh_run import SshRun, wait_until_gone
 from tests.reference import Reference
 from tests.training.test_kills import ROOT, losses, steps_done
 
-STEPS = 40
 SLACK_S = 5.0
 """For a busy machine, beside the 5 s in which ranks end after their launcher."""
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    return Reference.make(tmp_path_factory.mktemp("ssh"), STEPS, seconds=120)
-
-
 def test_ranks_of_two_hosts_save_when_told_and_go_on_to_the_same_losses(
-    ssh: Ssh, run: Reference, tmp_path: Path
+    ssh: Ssh, reference: Reference, tmp_path: Path
 ) -> None:
     """The run directory's name would be a command to a shell that read it."""
-    path, here = run
+    path, here = reference
     run_dir = tmp_path / f"x; touch {tmp_path.name}"
     first = SshRun(ssh, path, run_dir, tmp_path / "first")
     first.until(lambda: steps_done(run_dir) >= 5)
@@ -46,40 +41,6 @@ def test_ranks_of_two_hosts_save_when_told_and_go_on_to_the_same_losses(
     wait_until_gone(ssh, SLACK_S)
 
 
-def test_a_killed_rank_ends_all_and_so_does_a_killed_launcher(ssh: Ssh, run: Reference, tmp_path: Path) -> None:
-    path, _ = run
-    first = SshRun(ssh, path, tmp_path, tmp_path / "first.told", "train.steps=100000")
-    first.until(lambda: steps_done(tmp_path) >= 3)
-    victim = ranks(ssh, "h2")[-1]
-    ssh["h2"].run("kill", "-9", victim)
-    assert first.end() == 1
-    wait_until_gone(ssh, SLACK_S)
-    (told,) = [line for line in first.told.splitlines() if line.startswith("megalm: ")]
-    assert f"(process {victim} on h2) was ended by SIGKILL" in told
-    assert "Traceback" not in first.told
-
-    second = SshRun(ssh, path, tmp_path, tmp_path / "second.told", "train.steps=100000")
-    done = steps_done(tmp_path)
-    second.until(lambda: steps_done(tmp_path) >= done + 3)
-    second.signal("KILL")
-    wait_until_gone(ssh, 5 + SLACK_S)
-    assert second.end() == -9
-
-
-def test_a_host_whose_link_is_cut_ends_its_ranks_by_itself(ssh: Ssh, run: Reference, tmp_path: Path) -> None:
-    path, _ = run
-    cut = SshRun(ssh, path, tmp_path, tmp_path / "told", "--link-timeout=6", "train.steps=100000")
-    cut.until(lambda: steps_done(tmp_path) >= 3)
-    ssh["h2"].unplug()
-    try:
-        assert cut.end() == 1
-        assert processes(ssh, "h2") == []
-        assert "host h2 (ranks 2 to 3) was lost: nothing was heard of it for 6 s" in cut.told
-    finally:
-        ssh["h2"].plug()
-    wait_until_gone(ssh, SLACK_S)
-
-
 @pytest.mark.parametrize(
     ("slots", "option", "said"),
     [
@@ -94,9 +55,9 @@ def test_a_host_whose_link_is_cut_ends_its_ranks_by_itself(ssh: Ssh, run: Refere
     ],
 )
 def test_a_host_that_is_not_fit_is_named(
-    ssh: Ssh, run: Reference, tmp_path: Path, slots: str, option: str | None, said: str
+    ssh: Ssh, reference: Reference, tmp_path: Path, slots: str, option: str | None, said: str
 ) -> None:
-    path, _ = run
+    path, _ = reference
     old = tmp_path / "old"
     code = "import megalm; megalm.__version__ = '0.0.1'; from megalm.cli.main import main; main()"
     old.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -c {shlex.quote(code)} "$@"\n')

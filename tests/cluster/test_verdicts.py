@@ -11,7 +11,7 @@ from tests.cluster.slurm import Slurm
 from tests.reference import Reference
 from tests.training.test_kills import ROOT, processes_of, steps_done
 
-TIMEOUT_S = 20
+TIMEOUT_S = 12
 
 
 def task(run_dir: Path, number: int) -> int:
