@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,22 @@ class Source(Protocol):
         """Return sample ``index``, integers [seq_length + 1]."""
 
 
+class Sample(NamedTuple):
+    """One sample.
+
+    Attributes:
+        tokens_s: token ids, int64 [seq_length + 1].
+        documents_s: the number of each token's document within the sample, int32 [seq_length + 1]; -1 for padding.
+        parts_s: to which part of its document each token belongs, int8 [seq_length + 1], where documents have parts.
+        number: what the corpus says of the whole sample, where it does: a class, or whether its parts belong together.
+    """
+
+    tokens_s: NDArray[np.int64]
+    documents_s: NDArray[np.int32]
+    parts_s: NDArray[np.int8] | None = None
+    number: int | None = None
+
+
 class Samples(Protocol):
     """A corpus seen as the samples of an epoch.
 
@@ -36,10 +52,8 @@ class Samples(Protocol):
 
     num_samples: int
 
-    def read(self, epoch: int, index: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return the token ids of a sample, and for each the number of its document within the sample.
-
-        Shapes: int64 [seq_length + 1] and int32 [seq_length + 1].
+    def read(self, epoch: int, index: int) -> Sample:
+        """Return a sample.
 
         Raises:
             UserError: a token id is not in the vocabulary of the model.
@@ -81,13 +95,13 @@ class WindowCorpus:
         self._spare = max(tokens.num_tokens - 1, 0) % reading.seq_length
         check_vocabulary(name, tokens.tokens(0, FIRST_LOOK), reading)
 
-    def read(self, epoch: int, index: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def read(self, epoch: int, index: int) -> Sample:
         """See ``Samples.read``."""
         offset = keyed_words(1, *self._key, epoch)[0] % (self._spare + 1) if self._key else 0
         start, count = offset + index * self._reading.seq_length, self._reading.seq_length + 1
         tokens = self._tokens.tokens(start, count)
         check_vocabulary(self._name, tokens, self._reading)
-        return tokens, self._tokens.documents(start, count)
+        return Sample(tokens, self._tokens.documents(start, count))
 
 
 class OwnCorpus:
@@ -103,7 +117,7 @@ class OwnCorpus:
         self._reading = reading
         self.num_samples = len(source)
 
-    def read(self, epoch: int, index: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def read(self, epoch: int, index: int) -> Sample:
         """See ``Samples.read``."""
         sample = np.asarray(self._source[index])
         count = self._reading.seq_length + 1
@@ -114,16 +128,21 @@ class OwnCorpus:
             )
         tokens = sample.astype(np.int64)
         check_vocabulary(self._name, tokens, self._reading)
-        return tokens, np.zeros(count, np.int32)
+        return Sample(tokens, np.zeros(count, np.int32))
 
 
-def open_corpus(key: str, path: str, split: str, reading: Reading, number: int) -> Samples:
+Cut = Callable[[str, IndexedTokens, Reading, tuple[int, ...]], Samples]
+"""How a corpus on disk becomes samples; ``WindowCorpus`` is one way, and says what the arguments are."""
+
+
+def open_corpus(key: str, path: str, split: str, reading: Reading, number: int, cut: Cut = WindowCorpus) -> Samples:
     """Open a prepared directory, a ``.bin/.idx`` prefix, or a source of the user's own.
 
     Args:
         key: the run-file key, for messages.
         split: which split of a directory to read.
         number: of the corpus in the mixture; the offsets of its epochs depend on it. Negative: they do not move.
+        cut: how it becomes samples; a source of the user's own gives samples itself.
 
     Raises:
         UserError: nothing of the kind is there, it is broken, or its token ids do not fit the model.
@@ -138,9 +157,9 @@ def open_corpus(key: str, path: str, split: str, reading: Reading, number: int) 
                 f"{name} was made with a vocabulary of {meta.vocab_size}, model.vocab_size is {reading.vocab_size}; "
                 f"set model.vocab_size to {meta.vocab_size} or more."
             )
-        return WindowCorpus(name, IndexedTokens(place / split), reading, moving)
+        return cut(name, IndexedTokens(place / split), reading, moving)
     if any(file.is_file() for file in pair(place)):
-        return WindowCorpus(name, IndexedTokens(place), reading, moving)
+        return cut(name, IndexedTokens(place), reading, moving)
     if place.is_dir():
         read_meta(place)
     if ":" in path:

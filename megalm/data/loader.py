@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megalm.data.config import DataConfig
-from megalm.data.corpora import Reading, Samples, open_corpus
+from megalm.data.corpora import Cut, Reading, Sample, Samples, WindowCorpus, open_corpus
 from megalm.data.meta import META, TRAIN, VALIDATION, read_meta, tokenizer_digest
 from megalm.data.order import Place, SampleOrder, permuted
 from megalm.errors import UserError
@@ -24,13 +24,17 @@ class Rows:
     Attributes:
         tokens_bs: token ids, int64 [samples, seq_length + 1]; predict [:, 1:] from [:, :-1].
         documents_bs: the number of each token's document within its row, int32 [samples, seq_length + 1], from 0 and
-            not decreasing, so that attention and positions can be reset where it changes.
+            not decreasing, so that attention and positions can be reset where it changes; -1 for padding.
         samples_b: the number of each sample, int64 [samples].
+        parts_bs: to which part of its document each token belongs, int8 [samples, seq_length + 1], where it has any.
+        numbers_b: what the corpus says of each whole sample, int64 [samples], where it does.
     """
 
     tokens_bs: NDArray[np.int64]
     documents_bs: NDArray[np.int32]
     samples_b: NDArray[np.int64]
+    parts_bs: NDArray[np.int8] | None = None
+    numbers_b: NDArray[np.int64] | None = None
 
 
 class TrainingData:
@@ -42,13 +46,21 @@ class TrainingData:
         global_batch_size: samples of a step over all ranks.
         seed: of the run.
         vocab_size: of the model.
+        cut: how a corpus becomes samples, which the objective says.
 
     Raises:
         UserError: a corpus is absent, broken, shorter than one sample, or does not fit the tokenizer or the model.
     """
 
     def __init__(
-        self, config: DataConfig, *, seq_length: int, global_batch_size: int, seed: int, vocab_size: int
+        self,
+        config: DataConfig,
+        *,
+        seq_length: int,
+        global_batch_size: int,
+        seed: int,
+        vocab_size: int,
+        cut: Cut = WindowCorpus,
     ) -> None:
         _check_tokenizers(config)
         self._reading = Reading(seq_length, vocab_size, seed)
@@ -56,7 +68,7 @@ class TrainingData:
         self._corpora: list[Samples] = []
         for number, entry in enumerate(config.train):
             key = f"data.train.{number}.path"
-            corpus = open_corpus(key, entry.path, TRAIN, self._reading, number)
+            corpus = open_corpus(key, entry.path, TRAIN, self._reading, number, cut)
             if corpus.num_samples < 1:
                 raise UserError(
                     f"{key}: {entry.path} is too short for one sample of {seq_length + 1} tokens; add text or lower "
@@ -86,6 +98,7 @@ class ValidationData:
 
     Args:
         seed: only passed on to sources of the user's own.
+        cut: how a corpus becomes samples.
 
     Attributes:
         num_samples: how many there are; 0 where nothing is held out.
@@ -95,7 +108,14 @@ class ValidationData:
     """
 
     def __init__(
-        self, config: DataConfig, *, seq_length: int, global_batch_size: int, vocab_size: int, seed: int = 0
+        self,
+        config: DataConfig,
+        *,
+        seq_length: int,
+        global_batch_size: int,
+        vocab_size: int,
+        seed: int = 0,
+        cut: Cut = WindowCorpus,
     ) -> None:
         _check_tokenizers(config)
         self._reading = Reading(seq_length, vocab_size, seed)
@@ -104,7 +124,7 @@ class ValidationData:
         if config.validation is None:
             named = {f"data.train.{number}.path": corpus.path for number, corpus in enumerate(config.train)}
             paths = {key: path for key, path in named.items() if (Path(path) / META).is_file()}
-        self._corpora = [open_corpus(key, path, VALIDATION, self._reading, -1) for key, path in paths.items()]
+        self._corpora = [open_corpus(key, path, VALIDATION, self._reading, -1, cut) for key, path in paths.items()]
         self._ends = list(accumulate(corpus.num_samples for corpus in self._corpora))
         self.num_samples = self._ends[-1] if self._ends else 0
 
@@ -120,18 +140,22 @@ class ValidationData:
         read = [self._read(permuted(n, self.num_samples, FIXED_ORDER)) for n in range(start, start + count)]
         return _rows(read, start, self._reading.seq_length)
 
-    def _read(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def _read(self, index: int) -> Sample:
         corpus = bisect_right(self._ends, index)
         before = self._ends[corpus - 1] if corpus else 0
         return self._corpora[corpus].read(0, index - before)
 
 
-def _rows(read: list[tuple[NDArray[np.int64], NDArray[np.int32]]], start: int, seq_length: int) -> Rows:
+def _rows(read: list[Sample], start: int, seq_length: int) -> Rows:
     shape = (len(read), seq_length + 1)
+    parts = [sample.parts_s for sample in read if sample.parts_s is not None]
+    numbers = [sample.number for sample in read if sample.number is not None]
     return Rows(
-        np.array([tokens for tokens, _ in read], np.int64).reshape(shape),
-        np.array([documents for _, documents in read], np.int32).reshape(shape),
+        np.array([sample.tokens_s for sample in read], np.int64).reshape(shape),
+        np.array([sample.documents_s for sample in read], np.int32).reshape(shape),
         np.arange(start, start + len(read)),
+        np.array(parts, np.int8).reshape(shape) if parts else None,
+        np.array(numbers, np.int64) if numbers else None,
     )
 
 

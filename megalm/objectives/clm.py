@@ -19,10 +19,10 @@ def clm(rows: Rows, *, reset_attention: bool) -> MicroBatch:
     places = torch.arange(s).expand(b, s)
     token_rows = torch.from_numpy(rows.samples_b).unsqueeze(1) * s + places
     if not reset_attention:
-        return MicroBatch(tokens[:, :-1], tokens[:, 1:], places, token_rows, loss_scale=0.0)
+        return MicroBatch(tokens[:, :-1], tokens[:, 1:], places, token_rows, loss_scale=1.0)
     documents = torch.from_numpy(rows.documents_bs)
     starts = torch.ones(b, s, dtype=torch.bool)
     starts[:, 1:] = documents[:, 1:-1] != documents[:, :-2]
     positions = places - torch.where(starts, places, 0).cummax(1).values
     labels = tokens[:, 1:].masked_fill(documents[:, 1:] != documents[:, :-1], IGNORED)
-    return MicroBatch(tokens[:, :-1], labels, positions, token_rows, 0.0, documents[:, :-1])
+    return MicroBatch(tokens[:, :-1], labels, positions, token_rows, 1.0, documents[:, :-1])

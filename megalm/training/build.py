@@ -1,7 +1,7 @@
 """The one place where layout, model, engines and optimizer meet."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -89,7 +89,7 @@ class TrainingState:
         """Forward, backward and exchange; see ``Backend``."""
         self.exchange.zero()
         scale = self.loss_scale.value
-        scaled = [replace(microbatch, loss_scale=scale * microbatch.loss_scale) for microbatch in microbatches]
+        scaled = [microbatch.scaled(scale) for microbatch in microbatches]
         return self.engine.run(self.programs.training(len(microbatches)), scaled) / scale
 
     def clip(self) -> float:

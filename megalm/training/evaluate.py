@@ -4,7 +4,7 @@ from megalm import collectives
 from megalm.data.loader import ValidationData
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
-from megalm.training.feed import Feed, count_valid, objective_of
+from megalm.training.feed import Feed, objective_of
 
 
 def evaluate(state: Backend, config: RunConfig, held_out: ValidationData) -> float | None:
@@ -14,14 +14,15 @@ def evaluate(state: Backend, config: RunConfig, held_out: ValidationData) -> flo
     """
     feed = Feed(config, state.mesh, held_out, objective_of(config))
     size = config.train.global_batch_size
-    total, num_valid = 0.0, 0
+    num_batches = min(config.train.eval_batches, -(-held_out.num_samples // size))
+    batch_sizes = [min(size, held_out.num_samples - step * size) for step in range(num_batches)]
+    valid = feed.count_held_out(batch_sizes)
+    total = 0.0
     state.model.eval()
     state.mesh.marker.enter("evaluating")
-    for step in range(min(config.train.eval_batches, -(-held_out.num_samples // size))):
-        microbatches = feed.evaluation_step(step, min(size, held_out.num_samples - step * size))
-        loss = state.evaluate(microbatches).cpu()
+    for step, batch_size in enumerate(batch_sizes):
+        loss = state.evaluate(feed.evaluation_step(step, batch_size, valid)).cpu()
         collectives.all_reduce(loss, state.mesh.data, scalar=True)
         total += collectives.all_reduce(loss, state.mesh.pp, scalar=True).item()
-        num_valid += count_valid([microbatch.labels_bs for microbatch in microbatches], state.mesh.data)
     state.model.train()
-    return total / num_valid if num_valid else None
+    return total if any(valid) else None

@@ -1,14 +1,14 @@
 """From samples to the micro-batches of one rank."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from megalm import collectives, registry
 from megalm.batch import IGNORED, MicroBatch
+from megalm.data.corpora import Cut, WindowCorpus
 from megalm.data.loader import Rows
 from megalm.mesh import Axis, Mesh
 from megalm.objectives.clm import clm
@@ -24,12 +24,24 @@ class Source(Protocol):
 
 
 Objective = Callable[..., MicroBatch]
-OBJECTIVES: Mapping[str, Objective] = {"clm": clm}
+"""``(rows, reset_attention=...)`` gives inputs, labels and the weights of the losses."""
+OBJECTIVES: Mapping[str, Callable[[RunConfig], Objective]] = {"clm": lambda config: clm}
+CUTS: Mapping[str, Callable[[RunConfig], Cut]] = {"clm": lambda config: WindowCorpus}
+"""How corpora become the samples of an objective; one of the user's own reads windows of a text."""
 
 
 def objective_of(config: RunConfig) -> Objective:
     """Return the objective that the run file names."""
-    return registry.lookup("objective.name", config.objective.name, OBJECTIVES)
+    name = config.objective.name
+    if name in OBJECTIVES:
+        return OBJECTIVES[name](config)
+    return registry.lookup("objective.name", name, dict.fromkeys(OBJECTIVES, clm))
+
+
+def cut_of(config: RunConfig) -> Cut:
+    """Return how the objective that the run file names wants corpora cut into samples."""
+    name = config.objective.name
+    return CUTS[name](config) if name in CUTS else WindowCorpus
 
 
 class Feed:
@@ -54,23 +66,32 @@ class Feed:
     def training_step(self, step: int) -> list[MicroBatch]:
         """Return this rank's micro-batches of a 0-based step, scaled by the global batch's valid tokens."""
         share = self._share(step, self._global_batch_size)
-        num_valid = count_valid([share.labels_bs], self._mesh.data)
-        share = replace(share, loss_scale=1 / num_valid if num_valid else 0.0)
-        return split(to_device(share, self._mesh.device), self._micro_batch_size)
+        scaled = count_valid([share], self._mesh.data).mean_of(share)
+        return split(to_device(scaled, self._mesh.device), self._micro_batch_size)
 
-    def evaluation_step(self, step: int, batch_size: int) -> list[MicroBatch]:
-        """Return this rank's micro-batches of a held-out batch of ``batch_size`` samples; losses are not scaled.
+    def count_held_out(self, batch_sizes: Sequence[int]) -> "Valid":
+        """Return what is learned of the first held-out batches, of so many samples each."""
+        shares = (self._share(step, batch_size) for step, batch_size in enumerate(batch_sizes))
+        return count_valid(shares, self._mesh.data)
+
+    def evaluation_step(self, step: int, batch_size: int, valid: "Valid") -> list[MicroBatch]:
+        """Return this rank's micro-batches of a held-out batch of ``batch_size`` samples.
 
         All data ranks have as many micro-batches, as ranks that gather parameters together must: one whose samples end
         earlier goes on with a sample of which nothing is learned.
+
+        Args:
+            step: which batch.
+            batch_size: its samples.
+            valid: of all batches that the mean loss is taken over.
         """
         size = self._micro_batch_size
-        share = replace(self._share(step, batch_size), loss_scale=1.0)
+        share = valid.mean_of(self._share(step, batch_size))
         found = split(to_device(share, self._mesh.device), size)
         missing = -(-self._per_rank(batch_size) // size) - len(found)
         if missing:
-            filler = to_device(self._micro_batch(step, 0, 1), self._mesh.device)
-            found += [replace(filler, labels_bs=torch.full_like(filler.labels_bs, IGNORED), loss_scale=1.0)] * missing
+            filler = valid.mean_of(unlearned(self._micro_batch(step, 0, 1)))
+            found += [to_device(filler, self._mesh.device)] * missing
         return found
 
     def _per_rank(self, batch_size: int) -> int:
@@ -85,34 +106,50 @@ class Feed:
         return self._objective(self._source.rows(step, first, count), reset_attention=self._reset_attention)
 
 
-def count_valid(labels: Sequence[Tensor], data: Axis) -> int:
-    """Return how many tokens of the global batch are learned, of which this rank holds ``labels``."""
-    count = torch.tensor(sum(int((part != IGNORED).sum()) for part in labels))
-    return int(collectives.all_reduce(count, data, scalar=True).item())
+class Valid(NamedTuple):
+    """How much is learned of some samples, over all data ranks.
+
+    Args:
+        tokens: with a label.
+        samples: with a class.
+    """
+
+    tokens: int
+    samples: int
+
+    def mean_of(self, batch: MicroBatch) -> MicroBatch:
+        """Scale the losses of a part so that those of all parts only need summing: each is a mean over what has it."""
+        return batch.scaled(1 / self.tokens if self.tokens else 0.0, 1 / self.samples if self.samples else 0.0)
+
+
+def count_valid(shares: Iterable[MicroBatch], data: Axis) -> Valid:
+    """Return how much is learned of the global batches, of which this rank has ``shares``."""
+    tokens, samples, asks_classes = 0, 0, False
+    for share in shares:
+        tokens += int((share.labels_bs != IGNORED).sum())
+        if share.classes_b is not None:
+            samples += int((share.classes_b != IGNORED).sum())
+            asks_classes = True
+    counts = torch.tensor([tokens, samples] if asks_classes else [tokens])
+    found = collectives.all_reduce(counts, data, scalar=True).tolist()
+    return Valid(found[0], found[1] if asks_classes else 0)
+
+
+def unlearned(batch: MicroBatch) -> MicroBatch:
+    """Return the micro-batch with nothing to learn."""
+    classes = None if batch.classes_b is None else torch.full_like(batch.classes_b, IGNORED)
+    return replace(batch, labels_bs=torch.full_like(batch.labels_bs, IGNORED), classes_b=classes)
 
 
 def split(share: MicroBatch, size: int) -> list[MicroBatch]:
     """Cut a rank's share into micro-batches of ``size`` samples; the last may be smaller."""
-    return [
-        replace(
-            share,
-            tokens_bs=share.tokens_bs[first : first + size],
-            labels_bs=share.labels_bs[first : first + size],
-            positions_bs=share.positions_bs[first : first + size],
-            rows_bs=share.rows_bs[first : first + size],
-            documents_bs=None if share.documents_bs is None else share.documents_bs[first : first + size],
-        )
-        for first in range(0, len(share.tokens_bs), size)
-    ]
+
+    def part(first: int) -> MicroBatch:
+        return share.mapped(lambda tensor: tensor[first : first + size])
+
+    return [part(first) for first in range(0, len(share.tokens_bs), size)]
 
 
 def to_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
     """Return the micro-batch with its tensors on ``device``."""
-    return replace(
-        batch,
-        tokens_bs=batch.tokens_bs.to(device),
-        labels_bs=batch.labels_bs.to(device),
-        positions_bs=batch.positions_bs.to(device),
-        rows_bs=batch.rows_bs.to(device),
-        documents_bs=None if batch.documents_bs is None else batch.documents_bs.to(device),
-    )
+    return batch.mapped(lambda tensor: tensor.to(device))

@@ -30,7 +30,7 @@ from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.build import TrainingState, build
 from megalm.training.evaluate import evaluate
-from megalm.training.feed import Feed, objective_of
+from megalm.training.feed import Feed, cut_of, objective_of
 from megalm.training.memory_report import MemoryReport
 from megalm.training.replicas import Replicas
 from megalm.training.resume import check_same_run, facts, local_pieces, owned_pieces, restore
@@ -186,9 +186,10 @@ class _Run:
             "vocab_size": self.config.model.vocab_size,
             "seed": self.config.run.seed,
         }
+        cut = cut_of(self.config)
         enter("opening data")
-        self.source = TrainingData(self.config.data, **settings)
-        self.held_out = ValidationData(self.config.data, **settings)
+        self.source = TrainingData(self.config.data, cut=cut, **settings)
+        self.held_out = ValidationData(self.config.data, cut=cut, **settings)
         enter("building")
         state = build(self.config, self.mesh)
         every = self.config.run.check_replicas

@@ -65,7 +65,7 @@ def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_f
 
 def _over_ranks(state: Backend, partial_loss: Tensor, microbatches: Sequence[MicroBatch]) -> tuple[float, bool]:
     """Return the global batch's loss and whether it has a token to learn from, the same on every rank."""
-    learned = any(microbatch.loss_scale for microbatch in microbatches)
+    learned = any(microbatch.learns for microbatch in microbatches)
     partial_loss = partial_loss.cpu()
     sums = torch.stack([partial_loss, partial_loss.new_tensor(learned)])
     collectives.all_reduce(sums, state.mesh.data, scalar=True)

@@ -16,7 +16,7 @@ from megalm.param_spec import ParamSpec
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
 from megalm.training.build import TrainingState, build_state
-from megalm.training.feed import Feed, objective_of
+from megalm.training.feed import Feed, cut_of, objective_of
 from megalm.training.model import model_positions
 from megalm.training.step import train_step
 
@@ -67,6 +67,7 @@ def probe(config: RunConfig, mesh: Mesh, steps: int) -> Probe:
         global_batch_size=config.train.global_batch_size,
         seed=config.run.seed,
         vocab_size=config.model.vocab_size,
+        cut=cut_of(config),
     )
     state = build_state(config, mesh)
     feed = Feed(config, mesh, source, thinned(objective_of(config)))

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from megalm.batch import IGNORED, MicroBatch
+from megalm.batch import IGNORED, MicroBatch, Source
 from megalm.data.loader import Rows
 from megalm.errors import UserError
 from megalm.layout import Layout
 from megalm.ledger import Entry, Ledger
 from megalm.mesh import Axis, Mesh
 from megalm.objectives.clm import clm
-from megalm.training.feed import Feed, count_valid, objective_of, split, to_device
+from megalm.training.feed import Feed, Valid, count_valid, objective_of, split, to_device, unlearned
 from tests.ranks import RankContext, RankPool
 from tests.training.tiny import SAMPLES, SEQUENCE, run_config
 
@@ -63,7 +63,8 @@ def feed(context: RankContext, layout: Layout, objective: str, micro_batch_size:
     made = Feed(config, mesh, Numbers(), OBJECTIVES[objective])
     training = made.training_step(3)
     entries = list(ledger.entries)
-    return Shares(training, made.evaluation_step(2, 4), entries)
+    valid = made.count_held_out([6, 6, 4])
+    return Shares(training, made.evaluation_step(2, 4, valid), entries)
 
 
 def joined(batches: list[MicroBatch]) -> Mapping[str, Tensor]:
@@ -105,13 +106,13 @@ def test_a_global_batch_without_a_label_has_scale_0(ranks: RankPool) -> None:
         assert {batch.loss_scale for batch in rank.training} == {0.0}
 
 
-def test_an_evaluation_is_not_scaled_and_a_rank_without_samples_has_as_many_micro_batches(
+def test_an_evaluation_is_a_mean_over_all_batches_and_a_rank_without_samples_has_as_many_micro_batches(
     ranks: RankPool,
 ) -> None:
     found = ranks.run(3, feed, Layout(dp=3), "clm", 2)
     assert [[len(batch.tokens_bs) for batch in rank.evaluation] for rank in found] == [[2], [2], [1]]
     assert (found[2].evaluation[0].labels_bs == IGNORED).all()
-    assert {batch.loss_scale for rank in found for batch in rank.evaluation} == {1.0}
+    assert {batch.loss_scale for rank in found for batch in rank.evaluation} == {1 / (16 * SEQUENCE)}
     wanted = clm(Numbers().rows(2, 0, 4), reset_attention=False)
     assert torch.equal(joined(found[0].evaluation + found[1].evaluation)["tokens_bs"], wanted.tokens_bs)
 
@@ -151,14 +152,33 @@ def test_split_and_to_device_keep_every_field() -> None:
     for name in TENSORS:
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
     assert {part.loss_scale for part in parts} == {0.25}
-    assert {field.name for field in fields(MicroBatch)} == {*TENSORS, "loss_scale"}
 
 
-def test_labels_that_are_not_ignored_are_counted() -> None:
+def test_every_tensor_of_a_micro_batch_is_mapped_those_of_the_source_too() -> None:
+    numbers = torch.arange(6).view(2, 3)
+    source = Source(numbers, numbers + 1, numbers + 2, numbers + 3)
+    tensors = {name: numbers + 10 * place for place, name in enumerate((*TENSORS, "segments_bs"))}
+    batch = MicroBatch(**tensors, classes_b=numbers[:, 0], loss_scale=0.5, class_loss_scale=0.25, source=source)
+    (first, second) = split(batch, 1)
+    for name in (*tensors, "classes_b"):
+        assert torch.equal(torch.cat([getattr(first, name), getattr(second, name)]), getattr(batch, name)), name
+    for name in ("tokens_bs", "positions_bs", "rows_bs", "documents_bs"):
+        assert torch.equal(getattr(second.source, name), getattr(source, name)[1:]), name
+    known = {*tensors, "classes_b", "source", "loss_scale", "class_loss_scale"}
+    assert {field.name for field in fields(MicroBatch)} == known
+
+
+def test_what_is_learned_is_counted() -> None:
     labels = torch.tensor([[3, IGNORED, 0], [IGNORED, IGNORED, 1]])
-    assert count_valid([labels], Axis.alone()) == 3
-    assert count_valid([labels, labels[:1]], Axis.alone()) == 5
-    assert count_valid([], Axis.alone()) == 0
+    batch = MicroBatch(labels, labels, labels, labels, loss_scale=3.0)
+    asked = replace(batch, classes_b=torch.tensor([1, IGNORED]), class_loss_scale=2.0)
+    assert count_valid([batch], Axis.alone()) == (3, 0)
+    assert count_valid([asked, batch], Axis.alone()) == (6, 1)
+    assert count_valid([], Axis.alone()) == (0, 0)
+    assert count_valid([unlearned(asked)], Axis.alone()) == (0, 0)
+    scaled = Valid(6, 4).mean_of(asked)
+    assert (scaled.loss_scale, scaled.class_loss_scale) == (0.5, 0.5)
+    assert not Valid(0, 0).mean_of(asked).learns
 
 
 def test_the_objective_is_found_by_name() -> None:

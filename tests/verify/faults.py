@@ -1,6 +1,6 @@
 """Faults of the kinds that peers shipped, each planted by replacing one thing in the running process."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -90,8 +90,8 @@ def _norm_of_own_slices() -> Any:
 def _mean_of_means() -> Any:
     """Each rank divides by its own valid tokens, not by the global batch's."""
 
-    def count(labels: Sequence[Tensor], data: Axis) -> int:
-        return sum(int((part != -100).sum()) for part in labels) * data.size
+    def count(shares: Iterable[MicroBatch], data: Axis) -> feed.Valid:
+        return feed.Valid(sum(int((share.labels_bs != -100).sum()) for share in shares) * data.size, 0)
 
     return mock.patch.object(feed, "count_valid", count)
 

@@ -11,7 +11,7 @@ from megalm.ledger import Ledger
 from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
 from megalm.training.build import build_state
-from megalm.training.feed import Feed, objective_of
+from megalm.training.feed import Feed, cut_of, objective_of
 from megalm.training.step import train_step
 from megalm.validation import validate
 from megalm.verify.probe import Probe, probe
@@ -130,4 +130,5 @@ def ledger_of_rank(context: RankContext, config: RunConfig) -> Ledger:
 def windows_of(config: RunConfig) -> TrainingData:
     """Return the samples of a run of these tests."""
     settings = {"seq_length": config.train.seq_length, "global_batch_size": config.train.global_batch_size}
-    return TrainingData(config.data, **settings, vocab_size=VOCAB_SIZE, seed=config.run.seed)
+    cut = cut_of(config)
+    return TrainingData(config.data, **settings, vocab_size=VOCAB_SIZE, seed=config.run.seed, cut=cut)

@@ -8,7 +8,7 @@ collectives are their own: the ledger does not see them.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -140,7 +140,7 @@ class Foreign(ABC):
         self.forget()
         total = torch.zeros((), dtype=torch.float64)
         for number, microbatch in enumerate(microbatches):
-            scaled = replace(microbatch, loss_scale=microbatch.loss_scale * self._factor)
+            scaled = microbatch.scaled(self._factor)
             total += self.learn(scaled, is_last=number == len(microbatches) - 1).detach().double().cpu()
         return total / self._factor
 
