@@ -24,6 +24,7 @@ sed -i 1d "$SEEN/steps"
 eval "$step"
 """
 SCANCEL = """#!/bin/sh
+if [ -n "${PUT_OFF_S:-}" ]; then sleep "$PUT_OFF_S"; fi
 echo "$@" >>"$SEEN/scancel"
 kill "$(cat "$SEEN/pid")"
 """

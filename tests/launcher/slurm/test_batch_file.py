@@ -3,6 +3,7 @@
 import itertools
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,15 @@ def test_a_rank_that_is_starting_does_not_die_of_a_request(folder: Path, signal:
     rank.chmod(0o755)
     start = 'while [ "$1" != sh ]; do shift; done; exec "$@"'
     assert Bash(folder, text_of(folder).replace("python=python3", f"python={rank}"), [start]).code == 75
+
+
+def test_a_request_that_slurm_puts_off_ends_with_the_step(folder: Path) -> None:
+    """Oracle: the next start of the job, which would hear it."""
+    step = 'kill -USR1 "$PPID"; sleep 0.5; echo 75 >"run/ended"; exit 1'
+    done = Bash(folder, text_of(folder), [step], env={"PUT_OFF_S": "1.5"})
+    assert done.requeued == "requeue 12"
+    time.sleep(1.5)
+    assert done.asked == []
 
 
 def test_a_task_of_an_array_signals_and_requeues_itself_alone(folder: Path) -> None:
