@@ -53,6 +53,13 @@ def prepare(
             help="About how many MiB of text to learn the tokenizer from; 2 KiB a token of vocabulary if not given."
         ),
     ] = None,
+    special_tokens: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens that stand for no text: bert, bart (and RoBERTa), t5, chat, or any names between commas. "
+            "Learned tokenizers get them; one given with --tokenizer must have them."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished directory.")] = False,
 ) -> None:
     """Clean text, learn a tokenizer or take one, and write token ids that a run reads.
@@ -72,6 +79,7 @@ def prepare(
             near_duplicates=near_duplicates,
             end_of_document=end_of_document,
             tokenizer_mib=tokenizer_mib,
+            special_tokens=special_tokens,
             overwrite=overwrite,
             console=Console(stderr=True),
         )

@@ -8,7 +8,7 @@ alphabet is that of Radford et al., "Language models are unsupervised multitask 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,33 +24,45 @@ PIECE = 1 << 20
 SAFE_CUT = re.compile(r"(?<=\S\n)(?=\S)|(?<=\S)(?= \S)")
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
     """Learn byte-level BPE; the same texts give the same tokenizer, whatever the machine and the number of threads.
 
     Args:
         texts: what to learn from.
-        vocab_size: the size with the 256 bytes and the end-of-document token (id 0); a small text may give fewer.
+        vocab_size: the size with the 256 bytes, the end-of-document token (id 0) and the special ones; a small text may
+            give fewer.
+        special_tokens: those beside the end of a document; their ids follow it, in order.
 
     Raises:
         UserError: the vocabulary cannot hold the bytes.
     """
-    if vocab_size < SMALLEST_VOCABULARY:
-        raise UserError(
-            f"--vocab-size {vocab_size} is too small: byte-level BPE needs the 256 bytes and {END_OF_DOCUMENT}, "
-            f"{SMALLEST_VOCABULARY} at least."
-        )
+    check_size(vocab_size, special_tokens)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=[END_OF_DOCUMENT],
+        special_tokens=[END_OF_DOCUMENT, *special_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator((piece for text in texts for piece in pieces(text)), trainer)
     return tokenizer
+
+
+def check_size(vocab_size: int, special_tokens: Sequence[str]) -> None:
+    """Refuse a vocabulary that cannot hold what it must.
+
+    Raises:
+        UserError: it is too small.
+    """
+    if vocab_size < (smallest := SMALLEST_VOCABULARY + len(special_tokens)):
+        others = f" and {len(special_tokens)} special tokens" if special_tokens else ""
+        raise UserError(
+            f"--vocab-size {vocab_size} is too small: byte-level BPE needs the 256 bytes, an end-of-document token"
+            f"{others}, {smallest} in all."
+        )
 
 
 def open_tokenizer(path: Path) -> Tokenizer:

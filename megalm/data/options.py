@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from megalm.data.bpe import SMALLEST_VOCABULARY, end_of_document, open_tokenizer, vocabulary_size
+from megalm.data.bpe import check_size, end_of_document, open_tokenizer, vocabulary_size
 from megalm.data.cleaning import Rules
 from megalm.data.meta import FORMAT
 from megalm.data.sources import SourceFile
@@ -27,6 +27,7 @@ class Options:
     near_duplicates: float
     end_of_document: str | None
     tokenizer_mib: int | None
+    special_tokens: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
@@ -39,15 +40,18 @@ class Options:
             self._check_tokenizer(self.tokenizer)
         elif self.vocab_size is None:
             raise UserError("Give --vocab-size N to learn a tokenizer of N tokens, or --tokenizer FILE to use one.")
-        elif self.vocab_size < SMALLEST_VOCABULARY:
-            raise UserError(
-                f"--vocab-size {self.vocab_size} is too small: byte-level BPE needs the 256 bytes and an "
-                f"end-of-document token, {SMALLEST_VOCABULARY} in all."
-            )
+        else:
+            check_size(self.vocab_size, self.special_tokens)
 
     def _check_tokenizer(self, path: Path) -> None:
         tokenizer = open_tokenizer(path)
         end_of_document(tokenizer, self.end_of_document)
+        absent = [token for token in self.special_tokens if tokenizer.token_to_id(token) is None]
+        if absent:
+            raise UserError(
+                f"{path} has no token {absent[0]}, which --special-tokens names; leave it out, or learn a tokenizer "
+                "with --vocab-size."
+            )
         size = vocabulary_size(tokenizer)
         if self.vocab_size is not None and size > self.vocab_size:
             raise UserError(
@@ -66,5 +70,6 @@ class Options:
             [[file.path, file.size, file.modified_ns] for file in files],
             [self.vocab_size, learned_elsewhere, self.validation, self.near_duplicates],
             [self.rules.min_chars, sorted(self.rules.stop_words), self.end_of_document, self.sample_bytes()],
+            *([list(self.special_tokens)] if self.special_tokens else []),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

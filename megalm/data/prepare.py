@@ -22,6 +22,7 @@ from megalm.data.meta import META, REPORT, TOKENIZER, TRAIN, VALIDATION, WORK
 from megalm.data.options import Options
 from megalm.data.report import Report
 from megalm.data.sources import cut_into_shards, list_files
+from megalm.data.special_tokens import parse_special_tokens
 from megalm.data.steps import Steps
 from megalm.data.workers import Workers
 from megalm.errors import UserError
@@ -46,6 +47,7 @@ def prepare(
     near_duplicates: float = 0.8,
     end_of_document: str | None = None,
     tokenizer_mib: int | None = None,
+    special_tokens: str | None = None,
     overwrite: bool = False,
     shard_bytes: int | None = None,
     console: Console | None = None,
@@ -65,6 +67,8 @@ def prepare(
         near_duplicates: similarity from which a document is dropped as a repeat of an earlier one, to 1; 0 is off.
         end_of_document: the token that ends a document, for a tokenizer whose token has an unusual name.
         tokenizer_mib: about how much text, in MiB, to learn the tokenizer from; None takes 2 KiB a token of vocabulary.
+        special_tokens: ``bert``, ``bart``, ``t5``, ``chat`` or tokens between commas, for the learned tokenizer; a
+            given one must have them.
         overwrite: replace a directory that another call has finished.
         shard_bytes: text a job; None chooses by the size of the sources. Does not change the output.
         console: where progress is shown; None shows nothing.
@@ -78,7 +82,10 @@ def prepare(
     if workers < 1:
         raise UserError(f"--workers {workers}: give 1 or more.")
     rules = Rules(min_chars, read_stop_words(stop_words) if stop_words else frozenset())
-    options = Options(vocab_size, tokenizer, rules, validation, near_duplicates, end_of_document, tokenizer_mib)
+    special = parse_special_tokens(special_tokens)
+    options = Options(
+        vocab_size, tokenizer, rules, validation, near_duplicates, end_of_document, tokenizer_mib, special
+    )
     files = list_files(sources, output)
     size = shard_bytes or min(max(sum(file.size for file in files) // 32, 1 << 20), 1 << 24)
     request = options.request(files)

@@ -101,7 +101,8 @@ class Steps:
         if self.options.tokenizer is not None:
             shutil.copyfile(self.options.tokenizer, target)
         elif self.options.vocab_size is not None:
-            job = TokenizerJob(shards, fates, self.options.vocab_size, self.options.sample_bytes(), target)
+            size, special = self.options.vocab_size, self.options.special_tokens
+            job = TokenizerJob(shards, fates, size, self.options.sample_bytes(), special, target)
             self._do("learning the tokenizer", [job])
 
     def _do(self, title: str, jobs: Sequence[Job]) -> None:

@@ -21,12 +21,14 @@ class TokenizerJob:
 
     Attributes:
         sample_bytes: about how much text to learn from; the documents are drawn by a hash of their text.
+        special_tokens: beside the end of a document.
     """
 
     shards: tuple[Path, ...]
     fates: Path
     vocab_size: int
     sample_bytes: int
+    special_tokens: tuple[str, ...]
     target: Path
 
     def run(self) -> None:
@@ -41,7 +43,7 @@ class TokenizerJob:
         if not any(wanted.any() for wanted in sampled):
             sampled = in_train
         texts = (text for path, wanted in zip(self.shards, sampled, strict=True) for text in read_texts(path, wanted))
-        write_text(self.target, train_bpe(texts, self.vocab_size).to_str(pretty=True))
+        write_text(self.target, train_bpe(texts, self.vocab_size, self.special_tokens).to_str(pretty=True))
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,9 @@ def test_the_tokenizer_learns_from_a_sample_of_the_training_split(
     source = write_lines(tmp_path / "x.jsonl", [prose(seed, 300) for seed in range(300)])
     learned: list[str] = []
 
-    def learn(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    def learn(texts: Iterator[str], vocab_size: int, special_tokens: tuple[str, ...]) -> Tokenizer:
         learned.extend(texts)
-        return train_bpe(learned, vocab_size)
+        return train_bpe(learned, vocab_size, special_tokens)
 
     monkeypatch.setattr("megalm.data.token_shard.train_bpe", learn)
     monkeypatch.setattr(Options, "sample_bytes", lambda self: 100_000)
