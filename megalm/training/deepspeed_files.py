@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from megalm import registry
 from megalm.checkpoint.piece import Piece
 from megalm.checkpoint.store import CheckpointStore, open_checkpoint
 from megalm.errors import UserError
 from megalm.mesh import Axis
-from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
-from megalm.models.decoder import build_decoder
-from megalm.param_spec import ParamSpec
-from megalm.parameters import name_parameters, spec_of
+from megalm.models.config import ModelConfig
 from megalm.run_config import RunConfig
-from megalm.training.model import Builder
+from megalm.training.model import whole_model, whole_specs
 from megalm.training.precision import DTYPES
 from megalm.validation import validate
 
@@ -47,7 +43,7 @@ def export_deepspeed(checkpoint: Path, folder: Path, config: RunConfig | None = 
     model = given.facts["config"]["model"]
     if config is None and ":" in str(model["family"]):
         raise UserError(f"{checkpoint} is of a model of one's own ({model['family']}); give its run file with --run.")
-    specs = _specs(validate(ModelConfig, model) if config is None else config.model)
+    specs = whole_specs(validate(ModelConfig, model) if config is None else config.model)
     names = given.names()
     lacking = [prefix + name for name in specs for prefix in FILES.values() if prefix + name not in names]
     if lacking:
@@ -81,10 +77,10 @@ def import_deepspeed(folder: Path, directory: Path, config: RunConfig) -> Path:
     Raises:
         UserError: a file is missing, damaged or holds more than tensors, or a shape does not fit.
     """
-    specs = _specs(config.model)
+    specs = whole_specs(config.model)
     dtype = torch.promote_types(DTYPES[config.train.precision], torch.float32)
     there = {path.name for path in (folder / "zero").glob("*") if path.is_dir()}
-    known = {name for name, _ in _model(config.model).named_parameters(remove_duplicate=False)}
+    known = {name for name, _ in whole_model(config.model).named_parameters(remove_duplicate=False)}
     for odd, where in ((there - known, "the run's model lacks it"), (specs.keys() - there, "the folder lacks it")):
         if odd:
             raise UserError(f"{folder / 'zero'} and the run's model differ in parameter {min(odd)}: {where}.")
@@ -114,18 +110,3 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(f"{path} is damaged, or holds more than tensors; no code is run from a file.") from error
-
-
-def _model(config: ModelConfig) -> nn.Module:
-    """Build the run's model, without memory."""
-    builders: dict[str, Builder] = dict.fromkeys(FAMILY_DEFAULTS, build_decoder)
-    build = registry.lookup("model.family", config.family, builders)
-    with torch.device("meta"):
-        return build(config, Axis.alone("tp"), False)
-
-
-def _specs(config: ModelConfig) -> dict[str, ParamSpec]:
-    """Return the specs of the model's parameters by name; a tied table has one name here."""
-    model = _model(config)
-    name_parameters(model)
-    return {name: spec_of(parameter) for name, parameter in model.named_parameters()}

@@ -15,6 +15,7 @@ from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
 from megalm.models.decoder import build_decoder, fill_tables
 from megalm.parallel.data.bucket import Bucket, give_storage, make_bucket
 from megalm.parallel.tensor.dropout import name_streams
+from megalm.param_spec import ParamSpec
 from megalm.parameters import count_blocks, initialize, initialize_box, name_parameters, spec_of
 from megalm.plan.stages import cut_into_stages
 from megalm.run_config import RunConfig
@@ -23,6 +24,9 @@ from megalm.training.precision import DTYPES, choose_rounding
 from megalm.training.recomputed import choose_offloaded, choose_recomputed
 
 Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
+
+BUILDERS: Mapping[str, Builder] = dict.fromkeys(FAMILY_DEFAULTS, build_decoder)
+"""What builds each family."""
 
 
 class OneBlock(nn.Module):
@@ -61,6 +65,20 @@ class Part:
     offloaded: Sequence[nn.Module]
 
 
+def whole_model(config: ModelConfig, tp_size: int = 1) -> nn.Module:
+    """Build a model without memory, as rank 0 of so many tensor ranks has it: its specs know the cuts of all."""
+    build = registry.lookup("model.family", config.family, BUILDERS)
+    with torch.device("meta"):
+        model = build(config, Axis("tp", tuple(range(tp_size)), 0), False)
+    name_parameters(model)
+    return model
+
+
+def whole_specs(config: ModelConfig, tp_size: int = 1) -> dict[str, ParamSpec]:
+    """Return the specs of a model's parameters by name, in its order; a tied table has one name here."""
+    return {name: spec_of(parameter) for name, parameter in whole_model(config, tp_size).named_parameters()}
+
+
 def model_positions(mesh: Mesh) -> dict[str, int]:
     """Return this rank's position on each axis that specs name."""
     return {"tp": mesh.tp.rank}
@@ -84,8 +102,7 @@ def build_part(
     Raises:
         UserError: the model does not fit the stages, or its blocks do not hold all of it.
     """
-    builders: dict[str, Builder] = dict.fromkeys(FAMILY_DEFAULTS, build_decoder)
-    build = registry.lookup("model.family", config.model.family, builders)
+    build = registry.lookup("model.family", config.model.family, BUILDERS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)  # for what a user's own modules draw by themselves
         model = build(config.model, mesh.tp, config.tensor.sequence_parallel)
