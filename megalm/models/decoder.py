@@ -1,6 +1,5 @@
 """One decoder for the shapes of GPT-2, GPT-NeoX and Llama."""
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 
 from megalm.batch import MicroBatch
 from megalm.mesh import Axis
-from megalm.models.attention import Attention
+from megalm.models.attention import SelfAttention
 from megalm.models.config import ModelConfig
 from megalm.models.decoder_shape import DecoderShape
 from megalm.models.mlp import GatedMlp, Mlp
@@ -66,13 +65,12 @@ class DecoderLayer(nn.Module):
         super().__init__()
         norm = RMSNorm if shape.rms_norm else LayerNorm
         mlp = GatedMlp if shape.gated_mlp else Mlp
-        out_std = shape.std / math.sqrt(2 * shape.num_layers) if shape.scaled_residual_init else shape.std
         self.input_layernorm = norm(shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel)
-        self.self_attn = Attention(shape, axis, rotary, out_std, sequence_parallel)
+        self.self_attn = SelfAttention(shape.attention, axis, rotary, causal=True, sequence_parallel=sequence_parallel)
         self.post_attention_layernorm = norm(
             shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel
         )
-        self.mlp = mlp(shape, axis, out_std, sequence_parallel)
+        self.mlp = mlp(shape.mlp, axis, sequence_parallel=sequence_parallel)
         self.attention_residual = Dropout(shape.hidden_dropout, axis, sequence_parallel=sequence_parallel)
         self.mlp_residual = Dropout(shape.hidden_dropout, axis, sequence_parallel=sequence_parallel)
         self.parallel_residual = shape.parallel_residual

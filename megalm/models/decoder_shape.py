@@ -1,8 +1,10 @@
 """What a decoder block is made of: one description that the builder, the counts and the planner read. No torch."""
 
+import math
 from dataclasses import dataclass
 
 from megalm.models.config import ModelConfig
+from megalm.models.layer_shapes import AttentionShape, MlpShape
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,40 @@ class DecoderShape:
     embedding_dropout: float
     attention_dropout: float
     hidden_dropout: float
+
+    @property
+    def residual_std(self) -> float:
+        """The standard deviation of the weights whose products are added to the rows."""
+        return self.std / math.sqrt(2 * self.num_layers) if self.scaled_residual_init else self.std
+
+    @property
+    def attention(self) -> AttentionShape:
+        """The sizes of a block's attention."""
+        return AttentionShape(
+            hidden_size=self.hidden_size,
+            num_heads=self.num_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+            divisor=math.sqrt(self.head_dim),
+            dropout=self.attention_dropout,
+            qkv_bias=self.attention_bias,
+            out_bias=self.attention_bias,
+            query_std=self.std,
+            key_value_std=self.std,
+            out_std=self.residual_std,
+        )
+
+    @property
+    def mlp(self) -> MlpShape:
+        """The sizes of a block's MLP."""
+        return MlpShape(
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            bias=self.mlp_bias,
+            activation="silu" if self.gated_mlp else "gelu_new" if self.tanh_gelu else "gelu",
+            std=self.std,
+            out_std=self.residual_std,
+        )
 
     @staticmethod
     def of(config: ModelConfig) -> "DecoderShape":

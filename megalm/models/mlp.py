@@ -1,42 +1,50 @@
-"""The two MLPs of decoders, their inner features cut over the tensor axis."""
+"""The two MLPs, their inner features cut over the tensor axis."""
+
+from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megalm.mesh import Axis
-from megalm.models.decoder_shape import DecoderShape
+from megalm.models.layer_shapes import Activation, MlpShape
 from megalm.parallel.tensor.linear import ColumnParallelLinear, RowParallelLinear, column_products
 from megalm.parallel.tensor.recomputed import through
 from megalm.recompute import Operation
 
 
+def activation(name: Activation) -> Callable[[Tensor], Tensor]:
+    """Return the non-linearity of this name."""
+    known: dict[Activation, Callable[[Tensor], Tensor]] = {
+        "gelu": F.gelu,
+        "gelu_new": partial(F.gelu, approximate="tanh"),
+        "relu": F.relu,
+        "silu": F.silu,
+    }
+    return known[name]
+
+
 class Mlp(nn.Module):
-    """Two products around a GELU.
+    """Two products around a non-linearity.
 
     Args:
-        shape: the decoder's shape.
+        shape: its sizes.
         axis: the tensor axis.
-        out_std: standard deviation of the second weight.
         sequence_parallel: whether the rows between blocks are cut over the axis.
     """
 
-    def __init__(self, shape: DecoderShape, axis: Axis, out_std: float, sequence_parallel: bool) -> None:
+    def __init__(self, shape: MlpShape, axis: Axis, *, sequence_parallel: bool) -> None:
         """See the class."""
         super().__init__()
-        inner, hidden, bias = shape.intermediate_size, shape.hidden_size, shape.mlp_bias
-        self.up_proj = ColumnParallelLinear(
-            hidden, inner, axis, bias=bias, std=shape.std, sequence_parallel=sequence_parallel
-        )
-        self.down_proj = RowParallelLinear(
-            inner, hidden, axis, bias=bias, std=out_std, sequence_parallel=sequence_parallel
-        )
-        self.approximate = "tanh" if shape.tanh_gelu else "none"
+        self.up_proj = _in(shape, axis, sequence_parallel)
+        self.down_proj = _out(shape, axis, sequence_parallel)
+        self.activation = activation(shape.activation)
         self.recomputed: frozenset[Operation] = frozenset()
 
     def forward(self, x: Tensor, *, again: bool = False) -> Tensor:
         """Map rows [n, hidden] to rows [n, hidden]; ``again`` for a backward that follows at once and reads none."""
         return through(
-            lambda up: F.gelu(up, approximate=self.approximate),
+            self.activation,
             column_products(x, [self.up_proj], keep_whole=again),
             lambda rows: self.down_proj(rows, read=not again),
             recompute="activation" in self.recomputed,
@@ -44,37 +52,50 @@ class Mlp(nn.Module):
 
 
 class GatedMlp(nn.Module):
-    """Three products: a SiLU gate times the upward product, then down (Shazeer 2020).
+    """Three products: a gate behind the non-linearity times the upward product, then down (Shazeer 2020).
 
     Args:
-        shape: the decoder's shape.
+        shape: its sizes.
         axis: the tensor axis.
-        out_std: standard deviation of the last weight.
         sequence_parallel: whether the rows between blocks are cut over the axis.
     """
 
-    def __init__(self, shape: DecoderShape, axis: Axis, out_std: float, sequence_parallel: bool) -> None:
+    def __init__(self, shape: MlpShape, axis: Axis, *, sequence_parallel: bool) -> None:
         """See the class."""
         super().__init__()
-        inner, hidden, bias = shape.intermediate_size, shape.hidden_size, shape.mlp_bias
-
-        def up() -> ColumnParallelLinear:
-            return ColumnParallelLinear(
-                hidden, inner, axis, bias=bias, std=shape.std, sequence_parallel=sequence_parallel
-            )
-
-        self.gate_proj = up()
-        self.up_proj = up()
-        self.down_proj = RowParallelLinear(
-            inner, hidden, axis, bias=bias, std=out_std, sequence_parallel=sequence_parallel
-        )
+        self.gate_proj = _in(shape, axis, sequence_parallel)
+        self.up_proj = _in(shape, axis, sequence_parallel)
+        self.down_proj = _out(shape, axis, sequence_parallel)
+        self.activation = activation(shape.activation)
         self.recomputed: frozenset[Operation] = frozenset()
 
     def forward(self, x: Tensor, *, again: bool = False) -> Tensor:
         """Map rows [n, hidden] to rows [n, hidden]; ``again`` for a backward that follows at once and reads none."""
         return through(
-            lambda gate, up: F.silu(gate) * up,
+            lambda gate, up: self.activation(gate) * up,
             column_products(x, (self.gate_proj, self.up_proj), keep_whole=again),
             lambda rows: self.down_proj(rows, read=not again),
             recompute="activation" in self.recomputed,
         )
+
+
+def _in(shape: MlpShape, axis: Axis, sequence_parallel: bool) -> ColumnParallelLinear:
+    return ColumnParallelLinear(
+        shape.hidden_size,
+        shape.intermediate_size,
+        axis,
+        bias=shape.bias,
+        std=shape.std,
+        sequence_parallel=sequence_parallel,
+    )
+
+
+def _out(shape: MlpShape, axis: Axis, sequence_parallel: bool) -> RowParallelLinear:
+    return RowParallelLinear(
+        shape.intermediate_size,
+        shape.hidden_size,
+        axis,
+        bias=shape.bias,
+        std=shape.out_std,
+        sequence_parallel=sequence_parallel,
+    )

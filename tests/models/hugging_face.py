@@ -30,6 +30,14 @@ def renamed(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     return {"gpt2": _gpt2_names, "gpt_neox": _neox_names, "llama": _llama_names}[config.family](config, tensors)
 
 
+def activation_called(name: str) -> nn.Module:
+    """Return transformers' non-linearity of this name."""
+    from transformers.activations import ACT2FN
+
+    found: nn.Module = ACT2FN[name]
+    return found
+
+
 def _gpt2(config: ModelConfig) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
