@@ -20,7 +20,7 @@ FLOORS = (
     ("run_config",),
     ("launcher", "plan"),
     ("training",),
-    ("verify",),
+    ("verify", "generation"),
     ("",),
     ("doctor", "doctor_checks", "doctor_rank", "cli", "__main__"),
 )
