@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from megalm.models.config import ModelConfig
 from megalm.models.layer_shapes import AttentionShape, MlpShape
 
+DECODERS = frozenset({"gpt2", "gpt_neox", "llama"})
+"""The families that have this shape."""
+
 
 @dataclass(frozen=True)
 class DecoderShape:

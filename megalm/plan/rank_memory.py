@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megalm.layout import Coordinates
-from megalm.models.config import FAMILY_DEFAULTS
-from megalm.models.decoder_shape import DecoderShape
+from megalm.models.decoder_shape import DECODERS, DecoderShape
 from megalm.parallel.pipeline.program import Program
 from megalm.plan.data_exchange import Sharing
 from megalm.plan.memory import ElementBytes, KeptBytes, kept_bytes, offloaded_bytes
@@ -70,8 +69,8 @@ def planned_memory(
     """
     if program is None:
         return _unknown(QUANTITIES, f"zero.backend={config.zero.backend} keeps its memory in its own way")
-    if config.model.family not in FAMILY_DEFAULTS:
-        return _unknown(QUANTITIES, f"model.family={config.model.family} is not one of the built-in ones")
+    if config.model.family not in DECODERS:
+        return _unknown(QUANTITIES, f"model.family={config.model.family} has no closed form of what it holds")
     shape, pp = DecoderShape.of(config.model), place.pp
     all_spans = cut_into_stages(config, shape.num_layers + 2, program.num_stages)
     spans = {stage: all_spans[stage] for stage in program.stages_of(pp)}

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megalm.models.config import FAMILY_DEFAULTS
 from megalm.models.counts import BlockFlops, flops_by_block
-from megalm.models.decoder_shape import DecoderShape
+from megalm.models.decoder_shape import DECODERS, DecoderShape
 from megalm.parallel.pipeline.clock import StageCost, Timetable, time_program
 from megalm.parallel.pipeline.draw import draw_text
 from megalm.parallel.pipeline.schedule import program_of, stages_per_rank
@@ -72,7 +71,7 @@ def schedule_view(config: RunConfig) -> ScheduleView:
 
 def _stages(config: RunConfig, num_stages: int) -> tuple[list[BlockFlops], list[str]]:
     """Return what each stage costs, and what it holds."""
-    if config.model.family not in FAMILY_DEFAULTS:
+    if config.model.family not in DECODERS:
         return [BlockFlops(1, 1, 1)] * num_stages, ["its share of the blocks"] * num_stages
     blocks = flops_by_block(DecoderShape.of(config.model), config.train.seq_length, config.recompute)
     spans = cut_into_stages(config, len(blocks), num_stages)

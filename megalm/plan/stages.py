@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from megalm.models.config import FAMILY_DEFAULTS
 from megalm.models.counts import flops_by_block
-from megalm.models.decoder_shape import DecoderShape
+from megalm.models.decoder_shape import DECODERS, DecoderShape
 from megalm.parallel.pipeline.partition import partition
 from megalm.run_config import RunConfig
 
@@ -14,14 +13,14 @@ def cut_into_stages(config: RunConfig, num_blocks: int, num_stages: int) -> list
 
     Args:
         config: the run.
-        num_blocks: of the model. Those of a model of the user's own, whose work is not known on paper, count alike.
+        num_blocks: of the model. Where their work is not known on paper, as of a model of the user's own, they count alike.
         num_stages: of the pipeline.
 
     Raises:
         UserError: there are more stages than blocks, or the run file's sizes do not add up.
     """
     costs: Sequence[float] = [1.0] * num_blocks
-    if config.model.family in FAMILY_DEFAULTS:
+    if config.model.family in DECODERS:
         shape = DecoderShape.of(config.model)
         costs = [block.whole for block in flops_by_block(shape, config.train.seq_length, config.recompute)]
     sizes = config.pipeline.blocks_per_stage

@@ -13,6 +13,7 @@ from megalm.host import Host
 from megalm.mesh import Axis, Mesh
 from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
 from megalm.models.decoder import build_decoder, fill_tables
+from megalm.models.decoder_shape import DECODERS
 from megalm.parallel.data.bucket import Bucket, give_storage, make_bucket
 from megalm.parallel.tensor.dropout import name_streams
 from megalm.param_spec import ParamSpec
@@ -25,7 +26,7 @@ from megalm.training.recomputed import choose_offloaded, choose_recomputed
 
 Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
 
-BUILDERS: Mapping[str, Builder] = dict.fromkeys(FAMILY_DEFAULTS, build_decoder)
+BUILDERS: Mapping[str, Builder] = dict.fromkeys(DECODERS, build_decoder)
 """What builds each family."""
 
 

@@ -11,9 +11,8 @@ from megalm.data.order import Place
 from megalm.errors import UserError
 from megalm.launcher.ending import Ending
 from megalm.ledger import Ledger
-from megalm.models.config import FAMILY_DEFAULTS
 from megalm.models.counts import hardware_flops_per_token, num_parameters, training_flops_per_token
-from megalm.models.decoder_shape import DecoderShape
+from megalm.models.decoder_shape import DECODERS, DecoderShape
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.memory import peak_memory_gib
@@ -90,7 +89,7 @@ class Story:
             self._closing.callback(self._samples.close)
         if (line := told(self.config.train.precision, state.mesh.device)) is not None:
             self.say(line)
-        if self.config.model.family in FAMILY_DEFAULTS:
+        if self.config.model.family in DECODERS:
             shape = DecoderShape.of(self.config.model)
             self.say(f"model: {self.config.model.family}, {num_parameters(shape):,} parameters")
             if shape.attention_dropout:
