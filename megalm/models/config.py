@@ -94,6 +94,9 @@ class ModelConfig(Section):
     attention_dropout: float | None = Field(
         None, ge=0, lt=1, description="dropout of attention probabilities; takes the slower math path"
     )
+    decoder_start_token_id: int | None = Field(
+        None, ge=0, description="what an encoder-decoder's decoder is told before its first token; padding by default"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="free keys for your own family's builder")
 
     @model_validator(mode="before")

@@ -1,11 +1,93 @@
 """The objective section of the run file."""
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Any, Literal
 
+from pydantic import Field, model_validator
+
+from megalm.errors import UserError
 from megalm.section import Section
+
+Noise = Literal["mask", "delete", "infill", "permute", "rotate"]
+
+_DENOISING: Mapping[str, Any] = {"noise": ["infill", "permute"], "noise_density": 0.3, "mean_span_length": 3.0}
+_SENTENCES: Mapping[str, Any] = {"sentence_ends": [".", "?", "!", "\n"]}
+_SEQ2SEQ: Mapping[str, Mapping[str, Any]] = {
+    "spans": {"noise_density": 0.15, "mean_span_length": 3.0},
+    "denoising": _DENOISING,
+}
 
 
 class ObjectiveConfig(Section):
-    """What the model learns from the data."""
+    """What the model learns from the data; keys that the objective does not read are refused."""
 
-    name: str = Field("clm", description="clm: the next token; or package.module:name of your own")
+    name: str = Field(
+        "clm",
+        description="clm: the next token; seq2seq: an encoder-decoder's target; or package.module:name of your own",
+    )
+    seq2seq: Literal["spans", "denoising"] | None = Field(
+        None,
+        description="What an encoder-decoder reads and says. spans: a text with spans hidden behind sentinels, and "
+        "what they hide (T5; the default); denoising: a damaged text, and the text (BART).",
+    )
+    noise: list[Noise] | None = Field(
+        None,
+        min_length=1,
+        description="How denoising damages a text. mask: tokens become masks; delete: tokens go; infill: spans "
+        "become one mask each; permute: sentences change places; rotate: the text begins elsewhere. By default "
+        "[infill, permute].",
+    )
+    noise_density: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of a text's tokens that is hidden: 0.15 by default, of denoising 0.3, taken by each of "
+        "mask, delete and infill. More makes longer targets for spans, and a harder task.",
+    )
+    mean_span_length: float | None = Field(
+        None, ge=1, description="Tokens of a hidden span on average, 3 by default; longer spans need fewer sentinels."
+    )
+    sentence_ends: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="For permute: a sentence ends with a token whose text, spaces aside, ends so, or has a line break "
+        'where that is one of them. Default [".", "?", "!", "\\n"].',
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, given: Any) -> Any:
+        """Fill what was left out, and refuse what the objective does not read."""
+        if not isinstance(given, dict):
+            return given
+        defaults = _defaults(given)
+        for key in given:
+            if key in cls.model_fields and key != "name" and given[key] is not None and key not in defaults:
+                raise UserError(f"objective.{key} has no effect with {_named(given)}; remove it.")
+        return {**defaults, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that the objective reads beside its name, and their defaults."""
+    if given.get("name") != "seq2seq":
+        return {}
+    kind = given.get("seq2seq") or "spans"
+    found = {"seq2seq": kind, **_SEQ2SEQ.get(str(kind), {})}
+    noise = given.get("noise") or found.get("noise") or []
+    if "permute" in noise:
+        found.update(_SENTENCES)
+    if "infill" not in noise and kind == "denoising":
+        del found["mean_span_length"]
+        if not {"mask", "delete"} & set(noise):
+            del found["noise_density"]
+    return found
+
+
+def _named(given: Mapping[str, Any]) -> str:
+    """Return what of the section decides which keys it reads."""
+    words = [f"objective.name={given.get('name', 'clm')}"]
+    if given.get("name") == "seq2seq":
+        words.append(f"objective.seq2seq={given.get('seq2seq') or 'spans'}")
+    if given.get("noise"):
+        words.append(f"objective.noise={given['noise']}")
+    return ", ".join(words)

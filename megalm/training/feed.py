@@ -13,6 +13,7 @@ from megalm.data.loader import Rows
 from megalm.mesh import Axis, Mesh
 from megalm.objectives.clm import clm
 from megalm.run_config import RunConfig
+from megalm.training.seq2seq import seq2seq
 
 
 class Source(Protocol):
@@ -25,7 +26,7 @@ class Source(Protocol):
 
 Objective = Callable[..., MicroBatch]
 """``(rows, reset_attention=...)`` gives inputs, labels and the weights of the losses."""
-OBJECTIVES: Mapping[str, Callable[[RunConfig], Objective]] = {"clm": lambda config: clm}
+OBJECTIVES: Mapping[str, Callable[[RunConfig], Objective]] = {"clm": lambda config: clm, "seq2seq": seq2seq}
 CUTS: Mapping[str, Callable[[RunConfig], Cut]] = {"clm": lambda config: WindowCorpus}
 """How corpora become the samples of an objective; one of the user's own reads windows of a text."""
 

@@ -1,0 +1,125 @@
+"""Oracle: tokenizers with known ids, and refusals in one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import AddedToken, Tokenizer, models
+
+from megalm.batch import IGNORED
+from megalm.data.loader import Rows
+from megalm.data.special_tokens import NAMED_SETS, SpecialTokens
+from megalm.errors import UserError
+from megalm.run_config import RunConfig
+from megalm.training.feed import objective_of
+from megalm.training.seq2seq import ends_of_sentences, seq2seq
+from megalm.validation import validate
+
+WORDS = ["one", "two", "three.", "four", 'five!"', "six\n\n  ", ". ", "seven?"]
+EOS, PAD, SENTINEL = 8, 9, 10
+
+
+def tokenizer_with(folder: Path, *special: str) -> Path:
+    """Write a tokenizer of ``WORDS`` and of special tokens, whose ids follow."""
+    words = {word: number for number, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(words, "one"))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def run_of(tokenizer: Path | None, length: int = 40, /, **sections: dict[str, Any]) -> RunConfig:
+    tree: dict[str, dict[str, Any]] = {
+        "model": {
+            "family": "some:model",
+            "num_hidden_layers": 2,
+            "hidden_size": 8,
+            "num_attention_heads": 2,
+            "vocab_size": 200,
+        },
+        "objective": {"name": "seq2seq"},
+        "data": {"train": [{"path": "own:source"}], "tokenizer": None if tokenizer is None else str(tokenizer)},
+        "train": {"seq_length": length},
+    }
+    for name, fields in sections.items():
+        tree[name] = {**tree[name], **fields}
+    return validate(RunConfig, tree)
+
+
+@pytest.fixture
+def t5(tmp_path: Path) -> Path:
+    return tokenizer_with(tmp_path, "</s>", *NAMED_SETS["t5"])
+
+
+def rows_of(length: int) -> Rows:
+    tokens = np.arange(2 * (length + 1)).reshape(2, length + 1) % 7
+    return Rows(tokens, np.zeros_like(tokens, np.int32), np.array([4, 5]))
+
+
+def test_spans(t5: Path) -> None:
+    batch = objective_of(run_of(t5))(rows_of(40), reset_attention=False)
+    assert batch.source is not None
+    assert batch.source.tokens_bs.shape == (2, 40 - 6 + 2 + 1)
+    assert batch.tokens_bs.shape == (2, 6 + 2 + 1)
+    assert batch.tokens_bs[:, :2].tolist() == [[PAD, SENTINEL]] * 2
+    assert batch.labels_bs[:, [0, -1]].tolist() == [[SENTINEL, EOS]] * 2
+    assert batch.source.tokens_bs[:, -2:].tolist() == [[SENTINEL + 1, EOS]] * 2
+    assert batch.source.documents_bs is None
+    assert (batch.labels_bs != IGNORED).all()
+    assert batch.rows_bs[:, 0].tolist() == [4 * (40 - 6 + 2 + 1), 5 * (40 - 6 + 2 + 1)]
+
+
+def test_keys_change_the_spans(t5: Path) -> None:
+    config = run_of(t5, objective={"noise_density": 0.5, "mean_span_length": 4.0}, model={"decoder_start_token_id": 7})
+    batch = objective_of(config)(rows_of(40), reset_attention=False)
+    assert batch.tokens_bs.shape == (2, 20 + 5 + 1)
+    assert batch.tokens_bs[:, 0].tolist() == [7, 7]
+
+
+def test_denoising(tmp_path: Path) -> None:
+    bart = tokenizer_with(tmp_path, *NAMED_SETS["bart"])
+    first, pad, end, mask = range(8, 12)
+    objective = {"seq2seq": "denoising", "noise": ["infill"]}
+    batch = objective_of(run_of(bart, objective=objective))(rows_of(40), reset_attention=False)
+    assert batch.source is not None
+    assert batch.tokens_bs[0].tolist() == [pad, first, *(np.arange(40) % 7)]
+    assert batch.labels_bs[0].tolist() == [first, *(np.arange(40) % 7), end]
+    assert set(batch.source.tokens_bs[:, 0].tolist()) == {first}
+    assert mask in batch.source.tokens_bs
+    assert batch.rows_bs[0, 0] == 4 * 42
+
+
+def test_where_sentences_end(t5: Path) -> None:
+    special = SpecialTokens.of(t5)
+
+    def ending(*ends: str) -> list[int]:
+        return np.flatnonzero(ends_of_sentences(special, 200, ends)).tolist()
+
+    assert ending(".") == [2, 6, EOS]
+    assert ending(".", '"') == [2, 4, 6, EOS]
+    assert ending("\n") == [5, EOS]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"reset_attention": True}}, "data.reset_attention has no effect with objective.name=seq2seq"),
+        ({"train": {"seq_length": 1}}, "train.seq_length=1 leaves nothing to hide"),
+        ({"train": {"seq_length": 4000}}, "has 100 sentinels .* where 200 are needed"),
+        ({"objective": {"seq2seq": "denoising"}}, "has no mask token"),
+        ({"data": {"tokenizer": None}}, "No tokenizer says which ids are special"),
+    ],
+)
+def test_refusals(t5: Path, sections: dict[str, dict[str, Any]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        seq2seq(run_of(t5, **sections))
+
+
+def test_what_is_hidden_is_counted_by_the_masks_alone(tmp_path: Path) -> None:
+    """Ways that hide nothing need no mask."""
+    tokenizer = tokenizer_with(tmp_path, *NAMED_SETS["t5"], "</s>")
+    objective = {"seq2seq": "denoising", "noise": ["permute", "delete", "rotate"]}
+    batch = objective_of(run_of(tokenizer, objective=objective))(rows_of(40), reset_attention=False)
+    assert batch.source is not None
+    assert batch.source.tokens_bs.shape == (2, 29)
