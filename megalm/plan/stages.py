@@ -13,7 +13,8 @@ def cut_into_stages(config: RunConfig, num_blocks: int, num_stages: int) -> list
 
     Args:
         config: the run.
-        num_blocks: of the model. Where their work is not known on paper, as of a model of the user's own, they count alike.
+        num_blocks: of the model. Where their work is not known on paper, as of a model of the user's own, they count
+            alike.
         num_stages: of the pipeline.
 
     Raises:

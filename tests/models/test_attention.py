@@ -19,7 +19,7 @@ NEARLY_NONE = 1e-15
 """A dropout so rare that nothing drops, but the path that draws masks is taken."""
 
 PADDED = [[0, 0, 0, 0, 0, -1, -1], [0, 0, 0, 1, 1, 1, -1]]
-PADDED_KEYS = [[0, 0, 0, 0, -1, -1], [0, 1, 1, 1, 1, -1]]
+PADDED_KEYS = [[0, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, -1]]
 
 
 @dataclass(frozen=True)
