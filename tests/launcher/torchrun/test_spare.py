@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ import torch.distributed as dist
 
 from megalm.errors import LostRank
 from megalm.launcher.placement import Placement
-from megalm.launcher.torchrun.spare import End, Spares
+from megalm.launcher.torchrun.spare import GOODBYE_S, End, Spares
 
 HOST = """
 import sys
@@ -32,7 +33,7 @@ def spares(rank: int, port: int, num_spares: int = 2, *, hosts: bool = False) ->
 
 
 def waiting(rank: int, port: int, told: list[End], reason: Callable[[], str | None]) -> threading.Thread:
-    thread = threading.Thread(target=lambda: told.append(spares(rank, port).wait(reason)))
+    thread = threading.Thread(target=lambda: told.append(spares(rank, port).wait(reason)), daemon=True)
     thread.start()
     return thread
 
@@ -43,7 +44,9 @@ def test_spare_ranks_end_as_the_run_does() -> None:
     told: list[End] = []
     others = [waiting(rank, port, told, lambda: None) for rank in (1, 2)]
     assert first.asked() is None
+    began = time.monotonic()
     first.release(End(75, "SIGUSR1"))
+    assert time.monotonic() - began < GOODBYE_S, "rank 0 was not told that they are gone"
     for other in others:
         other.join(timeout=30)
     assert told == [End(75, "SIGUSR1")] * 2
@@ -54,8 +57,9 @@ def test_what_asks_a_spare_rank_to_end_reaches_rank_0() -> None:
     first = spares(0, port, 1, hosts=True)
     told: list[End] = []
     other = waiting(1, port, told, lambda: "SIGTERM")
-    while first.asked() is None:
-        threading.Event().wait(0.02)
+    end = time.monotonic() + 30
+    while first.asked() is None and time.monotonic() < end:
+        time.sleep(0.02)
     assert first.asked() == "SIGTERM"
     first.release(End(75, "SIGTERM"))
     other.join(timeout=30)
