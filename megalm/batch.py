@@ -78,6 +78,11 @@ class MicroBatch(_Tensors):
         return self.tokens_bs.numel()
 
     @property
+    def asked_bs(self) -> Tensor:
+        """Bool [b, s], the places that have a label."""
+        return self.labels_bs != IGNORED
+
+    @property
     def shape(self) -> Hashable:
         """What the shapes of all that flows between layers depend on."""
         source = None if self.source is None else (tuple(self.source.tokens_bs.shape), self.source.documents_bs is None)

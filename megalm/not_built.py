@@ -21,7 +21,6 @@ VERBS = (
     "dry-run",
     "import",
     "export",
-    "generate",
     "eval",
     "bench",
 )

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from megalm import __version__
-from megalm.cli import data, launch, runs
+from megalm.cli import data, generation, launch, runs
 from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.cli.loading import loading
 from megalm.cli.reference import run_file_reference
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(launch.app, name="launch")
+app.command("generate")(generation.generate)
 
 
 @app.callback(invoke_without_command=True)
@@ -222,7 +223,7 @@ def invoke(arguments: Sequence[str]) -> int:
     if verb is not None and verb not in verbs:
         raise UserError(f"megalm has no verb {verb!r}{suggestion(verb, verbs) or '; megalm --help lists them.'}")
     try:
-        with command.make_context("megalm", list(arguments)) as context:
+        with command.make_context("megalm", list(arguments), obj=list(arguments)) as context:
             code = command.invoke(context)
     except typer.TyperException as error:
         raise UserError(_usage_sentence(error.format_message(), verb)) from error

@@ -117,6 +117,10 @@ class Head(nn.Module):
         loss: Tensor = self.lm_head(self.norm(x), batch.labels_bs.flatten(), batch.loss_scale)
         return loss
 
+    def logits(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Return this rank's columns of the logits [places, local vocabulary] of whole rows: where there is a label."""
+        return self.lm_head.logits(self.norm(x[batch.asked_bs.flatten()]))
+
 
 class Backbone(nn.Module):
     """Everything below the head."""

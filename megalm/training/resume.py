@@ -3,13 +3,19 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from megalm.boxes import Box
 from megalm.checkpoint.piece import Part, Piece
 from megalm.errors import UserError
+from megalm.mesh import Mesh
 from megalm.parallel.data.stored import Stored
+from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
+from megalm.training.held import Held
 from megalm.training.model import model_positions
+from megalm.training.stored import unlearned, whole
 
 if TYPE_CHECKING:
     from megalm.checkpoint.checkpoint import Checkpoint
@@ -35,6 +41,12 @@ def owned_pieces(state: Backend) -> dict[str, Piece]:
 def local_pieces(state: Backend, *, weights_only: bool = False) -> dict[str, Piece]:
     """Return all values that this rank owns, for loading; ``Backend.loaded`` gives them to the others."""
     return _pieces(state.stored(weights_only=weights_only), model_positions(state.mesh), counted=False)
+
+
+def weight_pieces(model: nn.Module, held: Held, mesh: Mesh) -> dict[str, Piece]:
+    """Return what this rank holds of a model, whose parameters have memory of their own each, for loading."""
+    learned = (whole(spec_of(each), each.data) for each in held.parameters() if each.requires_grad)
+    return _pieces([*learned, *unlearned(model, held)], model_positions(mesh), counted=False)
 
 
 def _pieces(tensors: Iterable[Stored], positions: Mapping[str, int], *, counted: bool) -> dict[str, Piece]:

@@ -1,0 +1,94 @@
+"""``megalm generate``: text from a trained model."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megalm.cli.arguments import Overrides
+from megalm.cli.loading import loading
+from megalm.errors import UserError
+from megalm.generation.asked import asked
+from megalm.generation.options import Options
+from megalm.launcher.local import launch
+from megalm.launcher.placement import Placement, from_environment
+
+Weights = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR", help="A checkpoint, or a run's directory for its newest complete one.", show_default=False
+    ),
+]
+TokenizerFile = Annotated[
+    Path | None, typer.Option(help="A tokenizer.json; that of the run's data if not given.", show_default=False)
+]
+
+
+def over_ranks(overrides: Sequence[str], arguments: Sequence[str], work: Callable[[Placement], int]) -> int:
+    """Do the work here, or on as many local processes as the layout needs, and return the exit code.
+
+    Args:
+        overrides: say the layout.
+        arguments: the command line, for processes that are started.
+        work: what this process does of it, at its place.
+    """
+    placement = from_environment(os.environ)
+    if placement is None:
+        world_size = asked(overrides).layout.world_size
+        if world_size > 1:
+            outcome = launch([sys.executable, "-m", "megalm", *arguments], world_size)
+            if outcome.message:
+                print(f"megalm: {outcome.message}", file=sys.stderr, flush=True)
+            return outcome.code
+    return work(placement or Placement.alone())
+
+
+def generate(
+    context: typer.Context,
+    directory: Weights,
+    overrides: Overrides = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to continue; repeatable.", show_default=False)] = None,
+    prompt_ids: Annotated[
+        list[str] | None,
+        typer.Option(help="Token ids to continue, as 5,17; ids are printed too.", show_default=False),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest continuation.")] = Options.max_new_tokens,
+    temperature: Annotated[float, typer.Option(help="0 takes the most probable token; above, it is drawn.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the K most probable.", show_default=False)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the fewest with this probability together.", show_default=False)
+    ] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes seen tokens less probable.")] = 1.0,
+    num_beams: Annotated[int, typer.Option(help="Search for the most probable continuation, with so many kept.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = Options.seed,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text that ends a continuation; may be repeated.", show_default=False)
+    ] = None,
+    tokenizer: TokenizerFile = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Prompts continued together; all if not given.", show_default=False)
+    ] = None,
+) -> int:
+    """Continue prompts with a trained model, at any layout."""
+    if bool(prompt) == bool(prompt_ids):
+        raise UserError("give what is to be continued, either by --prompt TEXT or by --prompt-ids 5,17.")
+    options = Options(max_new_tokens, temperature, top_k, top_p, repetition_penalty, num_beams, seed)
+    ids = [_ids(text) for text in prompt_ids or ()]
+
+    def work(placement: Placement) -> int:
+        with loading():
+            from megalm.generation.command import Request, run
+        request = Request(directory, overrides or (), prompt or (), ids, options, stop or (), tokenizer, batch_size)
+        return run(request, placement)
+
+    return over_ranks(overrides or (), context.obj, work)
+
+
+def _ids(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise UserError(f"--prompt-ids {text!r} is not understood; give token ids, as 5,17.")
+    return [int(word) for word in words]

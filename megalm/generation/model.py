@@ -1,0 +1,118 @@
+"""A trained model over the ranks of a layout, forward only: it gives every rank the whole logits."""
+
+import torch
+from torch import Tensor, nn
+
+from megalm import collectives
+from megalm.batch import MicroBatch
+from megalm.checkpoint.checkpoint import Checkpoint
+from megalm.errors import UserError
+from megalm.mesh import Mesh
+from megalm.parallel.pipeline.engine import Engine
+from megalm.parallel.pipeline.flow import Flow
+from megalm.parallel.pipeline.stage import Stage
+from megalm.parallel.pipeline.transport import Transport
+from megalm.parallel.tensor.vocab import vocab_ranges
+from megalm.run_config import RunConfig
+from megalm.training.model import build_part
+from megalm.training.programs import Programs, rank_of_stage
+from megalm.training.resume import weight_pieces
+from megalm.weight_half import WeightHalf
+
+
+class LanguageModel:
+    """This rank's part of a model, and the whole logits of what all ranks read together.
+
+    What comes after the logits need not know of ranks: each has the same numbers, and does the same with them.
+
+    Args:
+        config: the run that it is from, at the layout of ``mesh``.
+        mesh: this rank's axes.
+
+    Attributes:
+        config: as given.
+        mesh: as given.
+
+    Raises:
+        UserError: the model does not fit the layout, or cannot give logits.
+    """
+
+    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
+        """See the class."""
+        holders = rank_of_stage(config.pipeline, config.layout.pp, 1)
+        self.config, self.mesh = config, mesh
+        self._part = build_part(config, mesh, holders, None)
+        self._part.model.eval()
+        blocks = {stage: list(held) for stage, held in self._part.held.stages.items()}
+        last = len(holders) - 1
+        if last in blocks:
+            blocks[last][-1] = _Asked(blocks[last][-1], config.model.family)
+        half = WeightHalf()
+        self._engine = Engine(
+            mesh.pp.rank,
+            {stage: Stage(held, half) for stage, held in blocks.items()},
+            Transport(mesh.pp, mesh.pp_upward, mesh.device) if mesh.pp.size > 1 else None,
+            _Kept(),
+        )
+        self._program = Programs(config.pipeline, holders, config.layout.pp, self._part.num_blocks).evaluation(1)
+        self._last = last in blocks
+        self._columns = slice(*vocab_ranges(config.model.vocab_size, mesh.tp.size)[mesh.tp.rank])
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take the weights of a checkpoint, saved at any layout and in any precision.
+
+        Raises:
+            UserError: they are another model's.
+        """
+        checkpoint.load(weight_pieces(self._part.model, self._part.held, self.mesh), cast=True)
+
+    def logits(self, batch: MicroBatch) -> Tensor:
+        """Return float64 [places, vocabulary]: of each token of the micro-batch that has a label, in their order.
+
+        Every rank calls it with the same micro-batch.
+        """
+        own = self._engine.evaluate(self._program, [batch])
+        if self.mesh.model.size == 1:
+            return own
+        num_places = int(batch.asked_bs.sum())
+        whole = torch.zeros(num_places, self.config.model.vocab_size, dtype=torch.float64, device=self.mesh.device)
+        if self._last:
+            whole[:, self._columns] = own
+        return collectives.all_reduce(whole, self.mesh.model)
+
+
+class _Asked(nn.Module):
+    """The last block of a model, giving logits in place of a loss."""
+
+    def __init__(self, block: nn.Module, family: str) -> None:
+        super().__init__()
+        if not hasattr(block, "logits"):
+            raise UserError(
+                f"model.family={family}: its last block has no logits(flow, batch), which are what text is made from; "
+                "give it the method."
+            )
+        self._block = block
+
+    def forward(self, flow: Flow, batch: MicroBatch) -> Tensor:
+        """Return this rank's columns of the logits [places, local vocabulary]."""
+        logits: Tensor = self._block.logits(flow, batch)  # type: ignore[operator]
+        return logits
+
+
+class _Kept:
+    """Parameters that are whole on every rank and stay so; see ``Engine``."""
+
+    def gather(self, place: tuple[int, int]) -> None:
+        pass
+
+    def ready(self, place: tuple[int, int]) -> None:
+        pass
+
+    def release(self, place: tuple[int, int]) -> None:
+        pass
+
+    def reduce(self, place: tuple[int, int]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass

@@ -1,0 +1,87 @@
+"""What a directory holds that text is made from: weights, the run that they are from, and its tokenizer."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from megalm.checkpoint.checkpoint import Checkpoint
+from megalm.checkpoint.store import CheckpointStore, open_checkpoint
+from megalm.data.bpe import KNOWN_ENDS, open_tokenizer
+from megalm.data.meta import META, read_meta
+from megalm.errors import UserError
+from megalm.generation.asked import asked, tree_of
+from megalm.generation.model import LanguageModel
+from megalm.launcher import ranks
+from megalm.launcher.placement import Placement
+from megalm.mesh import Axis, Mesh
+from megalm.run_config import RunConfig
+from megalm.validation import validate
+
+KEPT = ("format", "model", "objective", "data", "train")
+"""The sections of a saved run that say what its weights are."""
+
+
+@contextmanager
+def mesh_of(overrides: Sequence[str], placement: Placement) -> Iterator[Mesh]:
+    """Join the other ranks, and leave them at the end.
+
+    Raises:
+        UserError: the ranks do not meet, or are not as many as the layout says.
+    """
+    layout, run = (told := asked(overrides)).layout, told.run
+    layout.check(placement.world_size)
+    choice = ranks.start(placement, run.device, run.timeout, together=layout.tp)
+    try:
+        yield Mesh.build(layout, torch.device(choice.type), timeout_s=run.timeout)
+    finally:
+        ranks.stop()
+
+
+def open_model(directory: Path, overrides: Sequence[str], mesh: Mesh) -> LanguageModel:
+    """Return the model of a checkpoint, or of a run's newest complete one.
+
+    Raises:
+        UserError: there is none, it is damaged, or it does not fit the layout.
+    """
+    checkpoint = _checkpoint(directory, mesh.world)
+    saved = checkpoint.facts.get("config")
+    if not isinstance(saved, dict):
+        raise UserError(f"{checkpoint.folder} does not say of which run it is; save it again with this megalm.")
+    tree = {name: dict(saved[name]) if isinstance(saved[name], dict) else saved[name] for name in KEPT if name in saved}
+    for name, section in tree_of(overrides).items():
+        tree[name] = {**tree.get(name, {}), **section}
+    model = LanguageModel(validate(RunConfig, tree), mesh)
+    model.load(checkpoint)
+    return model
+
+
+def _checkpoint(directory: Path, world: Axis) -> Checkpoint:
+    if not (directory / "checkpoints").is_dir():
+        return open_checkpoint(directory, world)
+    newest = CheckpointStore(directory / "checkpoints", world=world, keep=1).newest()
+    if newest is None:
+        raise UserError(f"{directory} has no complete checkpoint yet; wait for one, or name another directory.")
+    return newest
+
+
+def tokenizer_of(config: RunConfig, directory: Path, named: Path | None) -> Tokenizer | None:
+    """Return the tokenizer that was named, else the one beside the weights, else that of the run's data, if any.
+
+    Raises:
+        UserError: the one named is not there, or no tokenizer.
+    """
+    beside = directory / "tokenizer.json"
+    path = named or (beside if beside.is_file() else config.data.tokenizer_path())
+    return None if path is None or not (path.is_file() or named) else open_tokenizer(path)
+
+
+def end_ids(config: RunConfig, tokenizer: Tokenizer | None) -> list[int]:
+    """Return the token that ends a document in the run's data, else in the tokenizer, if it is known."""
+    for corpus in config.data.train:
+        if (Path(corpus.path) / META).is_file():
+            return [read_meta(Path(corpus.path)).eos_id]
+    found = [] if tokenizer is None else [tokenizer.token_to_id(name) for name in KNOWN_ENDS]
+    return [token for token in found if token is not None][:1]
