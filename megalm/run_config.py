@@ -101,10 +101,11 @@ class RunConfig(Section):
             return self
         sizes = self.pipeline.blocks_per_stage
         partition([1.0] * (model.num_hidden_layers + 2), num_stages, None if sizes == "auto" else sizes)
-        if train.seq_length > model.max_position_embeddings:
+        if train.seq_length > model.longest_sequence:
+            unused = f" less the {model.first_position} rows before a first token's" if model.first_position else ""
             raise UserError(
                 f"train.seq_length={train.seq_length} is longer than the model.max_position_embeddings="
-                f"{model.max_position_embeddings}; shorten the sequences or give the model more positions."
+                f"{model.max_position_embeddings}{unused}; shorten the sequences or give the model more positions."
             )
         if layout.tp > model.num_attention_heads:
             raise UserError(

@@ -179,6 +179,13 @@ def test_what_is_wrong_is_told_with_its_key(small: Path, override: str, sentence
     [
         (["layout.dp=3"], "layout.dp=3 does not divide train.global_batch_size=16"),
         (["train.seq_length=2000"], "train.seq_length=2000 is longer than the model.max_position_embeddings=1024"),
+        (
+            [
+                "model={family: roberta, num_hidden_layers: 2, hidden_size: 8, num_attention_heads: 4, vocab_size: 99}",
+                "train.seq_length=513",
+            ],
+            "train.seq_length=513 is longer than the model.max_position_embeddings=514 less the 2 rows before a first",
+        ),
         (["layout.tp=5"], "layout.tp=5 is more than model.num_attention_heads=4"),
         (["layout.pp=5"], "the pipeline has 5 stages, but the model has only 4 blocks"),
         (["layout.pp=3", "pipeline.schedule=zb-v"], "the pipeline has 6 stages, but the model has only 4 blocks"),

@@ -6,10 +6,17 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from megalm.errors import UserError, suggestion
+from megalm.models.layer_shapes import Activation
 from megalm.models.presets import PRESETS
 from megalm.section import Section
 
 _SHARED: Mapping[str, Any] = {"initializer_range": 0.02}
+_ENCODER: Mapping[str, Any] = {
+    "tie_word_embeddings": True,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
     "gpt2": {
         "max_position_embeddings": 1024,
@@ -39,6 +46,14 @@ FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
         "rope_theta": 10000.0,
         "attention_dropout": 0.0,
     },
+    "bert": {**_ENCODER, "max_position_embeddings": 512, "layer_norm_eps": 1e-12, "type_vocab_size": 2},
+    "roberta": {
+        **_ENCODER,
+        "max_position_embeddings": 514,
+        "layer_norm_eps": 1e-5,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+    },
 }
 """What each family has beside the sizes, and its defaults; a field that is not a family's is refused there."""
 
@@ -60,7 +75,9 @@ _FAMILY_SIZES: Mapping[str, set[str]] = {"llama": {"num_key_value_heads", "head_
 class ModelConfig(Section):
     """What the model is. Every field is resolved: what the run file leaves out comes from the preset or the family."""
 
-    family: str = Field(description="the shape: gpt2 | gpt_neox | llama, or package.module:name of your own builder")
+    family: str = Field(
+        description="the shape: gpt2 | gpt_neox | llama | bert | roberta, or package.module:name of your own builder"
+    )
     preset: str | None = Field(None, description="a named size whose fields are the defaults: " + ", ".join(PRESETS))
     num_hidden_layers: int = Field(ge=1, description="number of blocks; compute and memory grow with it")
     hidden_size: int = Field(ge=1, description="features of a token between blocks; compute grows with its square")
@@ -75,7 +92,9 @@ class ModelConfig(Section):
     initializer_range: float = Field(0.02, ge=0, description="standard deviation of the drawn weights")
     tie_word_embeddings: bool = Field(False, description="whether the head shares the embedding's table")
     layer_norm_epsilon: float | None = Field(None, gt=0, description="added to the variance in norms (gpt2)")
-    layer_norm_eps: float | None = Field(None, gt=0, description="added to the variance in norms (gpt_neox)")
+    layer_norm_eps: float | None = Field(
+        None, gt=0, description="added to the variance in norms (gpt_neox, bert, roberta)"
+    )
     rms_norm_eps: float | None = Field(None, gt=0, description="added to the mean square in norms (llama)")
     attention_bias: bool | None = Field(None, description="whether attention's linears have biases (gpt_neox, llama)")
     mlp_bias: bool | None = Field(None, description="whether the MLP's linears have biases (llama)")
@@ -94,10 +113,33 @@ class ModelConfig(Section):
     attention_dropout: float | None = Field(
         None, ge=0, lt=1, description="dropout of attention probabilities; takes the slower math path"
     )
+    hidden_act: Activation | None = Field(None, description="the MLP's non-linearity (bert, roberta)")
+    hidden_dropout_prob: float | None = Field(
+        None, ge=0, lt=1, description="dropout after the embedding and before each residual sum (bert, roberta)"
+    )
+    attention_probs_dropout_prob: float | None = Field(
+        None, ge=0, lt=1, description="dropout of attention probabilities; takes the slower math path (bert, roberta)"
+    )
+    type_vocab_size: int | None = Field(
+        None, ge=1, description="segments that tokens may be told to belong to; pairs need two (bert, roberta)"
+    )
+    pad_token_id: int | None = Field(
+        None, ge=0, description="positions begin after this row of their table, which padding has (roberta)"
+    )
     decoder_start_token_id: int | None = Field(
         None, ge=0, description="what an encoder-decoder's decoder is told before its first token; padding by default"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="free keys for your own family's builder")
+
+    @property
+    def first_position(self) -> int:
+        """The row of the table of positions that the first token of a sequence has."""
+        return 0 if self.pad_token_id is None else self.pad_token_id + 1
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest sequence that the model has positions for."""
+        return self.max_position_embeddings - self.first_position
 
     @model_validator(mode="before")
     @classmethod

@@ -12,37 +12,21 @@ from megalm.models.config import ModelConfig
 from megalm.models.decoder_shape import DecoderShape
 from megalm.models.mlp import GatedMlp, Mlp
 from megalm.models.rotary import Rotary
+from megalm.models.small_embedding import SmallEmbedding
 from megalm.parallel.tensor.cross_entropy import VocabParallelHead
 from megalm.parallel.tensor.dropout import Dropout
 from megalm.parallel.tensor.embedding import VocabParallelEmbedding
 from megalm.parallel.tensor.norm import LayerNorm, RMSNorm
 from megalm.parallel.tensor.recomputed import through
 from megalm.parallel.tensor.region import Region
-from megalm.param_spec import Init, ParamSpec
-from megalm.parameters import new_parameter
 from megalm.recompute import Operation
-
-
-class PositionEmbedding(nn.Module):
-    """A learned vector for each position, added to the rows."""
-
-    def __init__(self, max_positions: int, hidden_size: int, std: float, region: Region) -> None:
-        """Each rank looks up its own rows, so under sequence parallelism its gradient is partial."""
-        super().__init__()
-        self.region = region
-        spec = ParamSpec((max_positions, hidden_size), Init.normal(std), partial_over=region.partial_over)
-        self.weight = new_parameter(spec, {})
-
-    def forward(self, positions_bs: Tensor) -> Tensor:
-        """Return the vectors [n, hidden] of this rank's rows."""
-        return nn.functional.embedding(self.region.local_rows(positions_bs.flatten()), self.weight)
 
 
 class Embedding(nn.Module):
     """The first block: tokens to rows."""
 
     def __init__(
-        self, embed_tokens: VocabParallelEmbedding, embed_positions: PositionEmbedding | None, dropout: Dropout
+        self, embed_tokens: VocabParallelEmbedding, embed_positions: SmallEmbedding | None, dropout: Dropout
     ) -> None:
         """Take the tables from the model."""
         super().__init__()
@@ -92,7 +76,7 @@ class DecoderLayer(nn.Module):
             return self.self_attn(normed, batch, again=again, read=read)  # type: ignore[no-any-return]
 
         def think(normed: Tensor) -> Tensor:
-            return self.mlp(normed, again=again)  # type: ignore[no-any-return]
+            return self.mlp(normed, again=again, read=not again)  # type: ignore[no-any-return]
 
         attended = self.attention_residual(self._behind(self.input_layernorm, x, attend), token_rows)
         x_and_attended = x + attended
@@ -132,9 +116,9 @@ class Backbone(nn.Module):
         self.embed_tokens = VocabParallelEmbedding(
             shape.vocab_size, shape.hidden_size, axis, std=shape.std, sequence_parallel=sequence_parallel
         )
-        self.embed_positions: PositionEmbedding | None = None
+        self.embed_positions: SmallEmbedding | None = None
         if shape.learned_positions:
-            self.embed_positions = PositionEmbedding(shape.max_positions, shape.hidden_size, shape.std, region)
+            self.embed_positions = SmallEmbedding(shape.max_positions, shape.hidden_size, shape.std, region)
         self.embed_dropout = Dropout(shape.embedding_dropout, axis, sequence_parallel=sequence_parallel)
         rotary = Rotary(shape.rotary_dim, shape.max_positions, shape.rotary_base) if shape.rotary_dim else None
         self.layers = nn.ModuleList(

@@ -41,12 +41,12 @@ class Mlp(nn.Module):
         self.activation = activation(shape.activation)
         self.recomputed: frozenset[Operation] = frozenset()
 
-    def forward(self, x: Tensor, *, again: bool = False) -> Tensor:
-        """Map rows [n, hidden] to rows [n, hidden]; ``again`` for a backward that follows at once and reads none."""
+    def forward(self, x: Tensor, *, again: bool = False, read: bool = True) -> Tensor:
+        """Map rows [n, hidden] to rows [n, hidden]; for ``again`` and ``read`` see ``Attention``."""
         return through(
             self.activation,
             column_products(x, [self.up_proj], keep_whole=again),
-            lambda rows: self.down_proj(rows, read=not again),
+            lambda rows: self.down_proj(rows, read=read),
             recompute="activation" in self.recomputed,
         )
 
@@ -69,12 +69,12 @@ class GatedMlp(nn.Module):
         self.activation = activation(shape.activation)
         self.recomputed: frozenset[Operation] = frozenset()
 
-    def forward(self, x: Tensor, *, again: bool = False) -> Tensor:
-        """Map rows [n, hidden] to rows [n, hidden]; ``again`` for a backward that follows at once and reads none."""
+    def forward(self, x: Tensor, *, again: bool = False, read: bool = True) -> Tensor:
+        """Map rows [n, hidden] to rows [n, hidden]; for ``again`` and ``read`` see ``Attention``."""
         return through(
             lambda gate, up: self.activation(gate) * up,
             column_products(x, (self.gate_proj, self.up_proj), keep_whole=again),
-            lambda rows: self.down_proj(rows, read=not again),
+            lambda rows: self.down_proj(rows, read=read),
             recompute="activation" in self.recomputed,
         )
 

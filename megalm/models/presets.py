@@ -55,6 +55,28 @@ def _llama2(layers: int, hidden: int, heads: int, intermediate: int) -> dict[str
     }
 
 
+def _bert(layers: int, hidden: int, heads: int) -> dict[str, Any]:
+    return {
+        "family": "bert",
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "vocab_size": 30522,
+        "max_position_embeddings": 512,
+    }
+
+
+def _roberta(layers: int, hidden: int, heads: int) -> dict[str, Any]:
+    return {
+        "family": "roberta",
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "vocab_size": 50265,
+        "max_position_embeddings": 514,
+    }
+
+
 PRESETS: Mapping[str, dict[str, Any]] = {
     "gpt2-124m": _gpt2(12, 768, 12),
     "gpt2-355m": _gpt2(24, 1024, 16),
@@ -73,6 +95,10 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     "llama3-70b": _llama3(80, 8192, 64, 28672),
     "llama2-7b": _llama2(32, 4096, 32, 11008),
     "llama2-13b": _llama2(40, 5120, 40, 13824),
+    "bert-base-uncased": _bert(12, 768, 12),
+    "bert-large-uncased": _bert(24, 1024, 16),
+    "roberta-base": _roberta(12, 768, 12),
+    "roberta-large": _roberta(24, 1024, 16),
 }
 """By name; sources: Radford et al. 2019, Brown et al. 2020 table 2.1, Biderman et al. 2023, Black et al. 2022,
-Touvron et al. 2023, Grattafiori et al. 2024."""
+Touvron et al. 2023, Grattafiori et al. 2024, Devlin et al. 2019, Liu et al. 2019."""

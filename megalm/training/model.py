@@ -14,6 +14,8 @@ from megalm.mesh import Axis, Mesh
 from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
 from megalm.models.decoder import build_decoder, fill_tables
 from megalm.models.decoder_shape import DECODERS
+from megalm.models.encoder import build_encoder
+from megalm.models.encoder_shape import ENCODERS
 from megalm.parallel.data.bucket import Bucket, give_storage, make_bucket
 from megalm.parallel.tensor.dropout import name_streams
 from megalm.param_spec import ParamSpec
@@ -26,7 +28,10 @@ from megalm.training.recomputed import choose_offloaded, choose_recomputed
 
 Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
 
-BUILDERS: Mapping[str, Builder] = dict.fromkeys(DECODERS, build_decoder)
+BUILDERS: Mapping[str, Builder] = {
+    **dict.fromkeys(DECODERS, build_decoder),
+    **dict.fromkeys(ENCODERS, build_encoder),
+}
 """What builds each family."""
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from megalm import collectives
 from megalm.batch import IGNORED
 from megalm.mesh import Axis
-from megalm.parallel.tensor.gradient import add_product
+from megalm.parallel.tensor.gradient import add_product, add_row_sums
 from megalm.parallel.tensor.product import product, product_into, widened
 from megalm.parallel.tensor.region import Region
 from megalm.parallel.tensor.vocab import CHUNK_TOKENS, vocab_ranges
@@ -48,7 +48,15 @@ def chunk_losses(logits_tv: Tensor, local_labels: Tensor, ours: Tensor, axis: Ax
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, scale: float, region: Region, start: int, learn: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        scale: float,
+        region: Region,
+        start: int,
+        learn: bool,
     ) -> Tensor:
         whole = region.whole_rows(x)[: labels.shape[0]]
         valid = labels != IGNORED
@@ -58,6 +66,7 @@ class _HeadLoss(torch.autograd.Function):
         loss = whole.new_zeros((), dtype=torch.promote_types(whole.dtype, torch.float32))
         dx = torch.empty_like(whole) if learn else None
         weight_gradient: Tensor | None = None
+        bias_gradient: Tensor | None = None
         wide_weight = widened(weight)
         buffer = loss.new_empty(min(CHUNK_TOKENS, len(labels)), weight.shape[0])
         in_cache = region.axis.size == 1 and not whole.is_cuda  # over ranks each piece costs two collectives
@@ -65,6 +74,8 @@ class _HeadLoss(torch.autograd.Function):
             part = slice(first, first + CHUNK_TOKENS)
             count = min(CHUNK_TOKENS, len(labels) - first)
             logits = product_into(buffer[:count], widened(whole[part]), wide_weight.t(), LOG2_E)
+            if bias is not None:
+                logits.add_(bias, alpha=LOG2_E)
             rows = ROWS_IN_CACHE if in_cache else count
             for piece, begin in zip(torch.split(logits, rows), range(first, first + count, rows), strict=True):
                 at = slice(begin, begin + len(piece))
@@ -83,18 +94,23 @@ class _HeadLoss(torch.autograd.Function):
             if weight.requires_grad:
                 made = add_product(weight, gradient, whole[part])
                 weight_gradient = made if weight_gradient is None or made is None else weight_gradient + made
+            if bias is not None and bias.requires_grad:
+                made = add_row_sums(bias, logits)
+                bias_gradient = made if bias_gradient is None or made is None else bias_gradient + made
         ctx.region, ctx.is_summed = region, weight.requires_grad and weight_gradient is None
-        ctx.save_for_backward(dx, weight_gradient)
+        ctx.save_for_backward(dx, weight_gradient, bias_gradient)
         return loss * scale
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        dx, weight_gradient = ctx.saved_tensors
+        dx, weight_gradient, bias_gradient = ctx.saved_tensors
         if ctx.is_summed:  # the weight's gradient is in its sum already: a factor that follows would be lost
             torch._assert_async(gradients[0] == 1, "the head's loss must end the graph: put a factor into its scale")
         if weight_gradient is not None:
             weight_gradient = weight_gradient * gradients[0]
-        return ctx.region.sum_to_rows(dx * gradients[0]), weight_gradient, None, None, None, None, None
+        if bias_gradient is not None:
+            bias_gradient = bias_gradient * gradients[0]
+        return ctx.region.sum_to_rows(dx * gradients[0]), weight_gradient, bias_gradient, None, None, None, None, None
 
 
 class VocabParallelHead(nn.Module):
@@ -106,6 +122,7 @@ class VocabParallelHead(nn.Module):
         axis: the tensor axis.
         weight: the embedding's table when the head is tied to it; a table of its own otherwise.
         std: standard deviation of an own table.
+        bias: whether each token has a number that is added to its logit.
         sequence_parallel: whether the rows are cut over the axis between blocks.
     """
 
@@ -117,17 +134,21 @@ class VocabParallelHead(nn.Module):
         *,
         weight: nn.Parameter | None = None,
         std: float = 0.02,
+        bias: bool = False,
         sequence_parallel: bool = False,
     ) -> None:
         """See the class."""
         super().__init__()
         self.region = Region(axis, sequence_parallel)
+        positions = {axis.name: axis.rank}
         split = Split(axis.name, 0, vocab_ranges(vocab_size, axis.size))
         self.start = split.ranges[axis.rank][0]
         if weight is None:
-            spec = ParamSpec((vocab_size, hidden_size), Init.normal(std), split)
-            weight = new_parameter(spec, {axis.name: axis.rank})
+            weight = new_parameter(ParamSpec((vocab_size, hidden_size), Init.normal(std), split), positions)
         self.weight = weight
+        self.bias: nn.Parameter | None = None
+        if bias:
+            self.bias = new_parameter(ParamSpec((vocab_size,), Init.constant(0.0), split, decay=False), positions)
 
     def forward(self, x: Tensor, labels: Tensor, scale: float) -> Tensor:
         """Return the sum of the valid tokens' losses times ``scale``; it must be the end of the graph.
@@ -140,10 +161,13 @@ class VocabParallelHead(nn.Module):
         Returns:
             A scalar, the same on every rank of the axis.
         """
-        learn = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        loss: Tensor = _HeadLoss.apply(x, self.weight, labels, scale, self.region, self.start, learn)  # type: ignore[no-untyped-call]
+        learned = [x, self.weight, *([] if self.bias is None else [self.bias])]
+        learn = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned)
+        loss: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, labels, scale, self.region, self.start, learn
+        )
         return loss
 
     def logits(self, x: Tensor) -> Tensor:
         """Return this rank's columns of the logits [whole rows, local vocabulary] of rows ``x``."""
-        return product(self.region.whole_rows(x), self.weight.t())
+        return product(self.region.whole_rows(x), self.weight.t(), self.bias)

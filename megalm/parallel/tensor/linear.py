@@ -205,6 +205,29 @@ class ColumnParallelLinear(nn.Module):
         return column_products(x, [self])[0]
 
 
+class ReplicatedLinear(nn.Module):
+    """A linear layer that every rank of the tensor axis holds whole, and applies to the same rows.
+
+    Args:
+        in_features: of a row.
+        out_features: of a row.
+        std: standard deviation of the weight.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, std: float = 0.02) -> None:
+        """See the class."""
+        super().__init__()
+        self.weight = new_parameter(ParamSpec((out_features, in_features), Init.normal(std)), {})
+        self.bias = new_parameter(ParamSpec((out_features,), Init.constant(0.0), decay=False), {})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map rows [n, in] to rows [n, out]."""
+        rows: Tensor = _RowProduct.apply(  # type: ignore[no-untyped-call]
+            x, Region(Axis.alone()), self.weight, self.bias, Unrounded(), True
+        )
+        return rows
+
+
 class RowParallelLinear(nn.Module):
     """A linear layer cut over its inputs; it ends a span.
 

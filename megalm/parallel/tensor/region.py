@@ -94,3 +94,34 @@ def sum_to_rows(partial: Tensor, region: Region) -> Tensor:
     """Leave a span whose last layer gave partial sums: forward sums them, backward makes the gradient whole."""
     rows: Tensor = _SumToRows.apply(partial, region)  # type: ignore[no-untyped-call]
     return rows
+
+
+class _PickRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, numbers: Tensor, region: Region) -> Tensor:
+        start = region.axis.rank * rows.shape[0] if region.rows_are_cut else 0
+        local = numbers - start
+        foreign = (local < 0) | (local >= rows.shape[0])
+        ctx.num_rows = rows.shape[0]
+        ctx.save_for_backward(local, foreign)
+        picked = rows[local.masked_fill(foreign, 0)].masked_fill_(foreign.unsqueeze(-1), 0)
+        return collectives.all_reduce(picked, region.axis) if region.rows_are_cut else picked
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        local, foreign = ctx.saved_tensors
+        ours = ~foreign
+        into = gradients[0].new_zeros(ctx.num_rows, *gradients[0].shape[1:])
+        return into.index_add_(0, local[ours], gradients[0][ours]), None, None
+
+
+def pick_rows(rows: Tensor, numbers: Tensor, region: Region) -> Tensor:
+    """Return some of the rows on every rank, for layers that all ranks apply alike; backward gives each rank its own.
+
+    Args:
+        rows: [n, ...], this rank's.
+        numbers: int64 [k], of the rows of all ranks.
+        region: says how they are cut.
+    """
+    picked: Tensor = _PickRows.apply(rows, numbers, region)  # type: ignore[no-untyped-call]
+    return picked

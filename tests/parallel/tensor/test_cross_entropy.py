@@ -33,6 +33,7 @@ class Case:
     sequence_parallel: bool = False
     buffered: bool = False
     all_ignored: bool = False
+    has_bias: bool = False
     size_of_logits: float = 1.0
 
     @property
@@ -57,11 +58,17 @@ class Case:
     def weight(self) -> Tensor:
         return slices.random(self.vocab_size, HIDDEN, seed=1) * self.size_of_logits
 
+    @property
+    def bias(self) -> Tensor:
+        return slices.random(self.vocab_size, seed=2)
+
 
 CASES = [
     *(Case(vocab, 11, sp, buffered) for vocab in (7, 1009) for sp in (False, True) for buffered in (False, True)),
     Case(num_tokens=12, sequence_parallel=True),
     Case(num_tokens=1, sequence_parallel=True),
+    Case(has_bias=True),
+    Case(vocab_size=7, sequence_parallel=True, buffered=True, has_bias=True),
     Case(all_ignored=True),
     Case(all_ignored=True, sequence_parallel=True, buffered=True),
     Case(size_of_logits=1000.0),
@@ -74,8 +81,10 @@ def head(context: RankContext, cases: list[Case], chunk_tokens: int) -> list[Fou
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_entropy, "CHUNK_TOKENS", chunk_tokens)
         for case in cases:
-            layer = VocabParallelHead(case.vocab_size, HIDDEN, axis, sequence_parallel=case.sequence_parallel)
-            slices.load(layer, {"weight": case.weight}, axis, buffered=case.buffered)
+            layer = VocabParallelHead(
+                case.vocab_size, HIDDEN, axis, bias=case.has_bias, sequence_parallel=case.sequence_parallel
+            )
+            slices.load(layer, {"weight": case.weight, "bias": case.bias}, axis, buffered=case.buffered)
             x = slices.local_leaf(layer.region, case.x)
             out = layer(x, case.labels, case.scale)
             out.backward()
@@ -83,25 +92,26 @@ def head(context: RankContext, cases: list[Case], chunk_tokens: int) -> list[Fou
     return found
 
 
-def plain(case: Case) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss and the gradients of x and of the weight."""
-    x, weight = case.x.requires_grad_(), case.weight.requires_grad_()
-    loss = F.cross_entropy(x @ weight.t(), case.labels, ignore_index=IGNORED, reduction="sum") * case.scale
+def plain(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Return the loss and the gradients of x, and of the weight and the bias."""
+    x, weight, bias = (tensor.requires_grad_() for tensor in (case.x, case.weight, case.bias))
+    logits = x @ weight.t() + (bias if case.has_bias else 0)
+    loss = F.cross_entropy(logits, case.labels, ignore_index=IGNORED, reduction="sum") * case.scale
     loss.backward()
     assert x.grad is not None
-    assert weight.grad is not None
-    return loss.detach(), x.grad, weight.grad
+    gradients = {name: tensor.grad for name, tensor in (("weight", weight), ("bias", bias)) if tensor.grad is not None}
+    return loss.detach(), x.grad, gradients
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("chunk_tokens", [4, 512])
 def test_it_is_cross_entropy(ranks: RankPool, size: int, chunk_tokens: int) -> None:
     for case, *found in zip(CASES, *ranks.run(size, head, CASES, chunk_tokens), strict=True):
-        loss, dx, gradient = plain(case)
+        loss, dx, gradients = plain(case)
         slices.assert_close(slices.whole_rows([one.out for one in found], 1, cut=False), loss)
         parts = [one.dx for one in found if one.dx is not None]
         slices.assert_close(slices.whole_rows(parts, case.num_tokens, cut=case.sequence_parallel), dx)
-        slices.assert_gradients(found, {"weight": gradient})
+        slices.assert_gradients(found, gradients)
 
 
 def test_a_batch_without_a_label_has_loss_0_and_gradients_0() -> None:
@@ -148,12 +158,12 @@ def test_only_what_learns_has_a_gradient(learns_x: bool, learns_weight: bool) ->
     layer.weight.requires_grad_(learns_weight)
     x = Case().x.requires_grad_(learns_x)
     out = layer(x, Case().labels, Case().scale)
-    loss, dx, gradient = plain(Case())
+    loss, dx, gradients = plain(Case())
     slices.assert_close(out.detach(), loss)
     assert out.requires_grad == (learns_x or learns_weight)
     if out.requires_grad:
         out.backward()
-    for found, wanted, learns in ((x.grad, dx, learns_x), (layer.weight.grad, gradient, learns_weight)):
+    for found, wanted, learns in ((x.grad, dx, learns_x), (layer.weight.grad, gradients["weight"], learns_weight)):
         assert (found is None) == (not learns)
         if found is not None:
             slices.assert_close(found, wanted)

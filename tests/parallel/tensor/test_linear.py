@@ -11,7 +11,7 @@ from megalm.ledger import Entry, Ledger
 from megalm.mesh import Axis
 from megalm.parallel.tensor import linear
 from megalm.parallel.tensor.gradient import add_product
-from megalm.parallel.tensor.linear import ColumnParallelLinear, RowParallelLinear, column_products
+from megalm.parallel.tensor.linear import ColumnParallelLinear, ReplicatedLinear, RowParallelLinear, column_products
 from megalm.parameters import spec_of
 from tests.parallel.sums import sum_of
 from tests.parallel.tensor import slices
@@ -330,3 +330,22 @@ def test_what_the_specs_say() -> None:
     whole = RowParallelLinear(INNER, HIDDEN, tp)
     assert whole.bias is not None
     assert spec_of(whole.bias).partial_over == ()
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+def test_a_replicated_layer_is_a_plain_one(buffered: bool) -> None:
+    layer = ReplicatedLinear(HIDDEN, INNER)
+    values = wholes(out=INNER, inner=HIDDEN)
+    slices.load(layer, values, Axis.alone(), buffered=buffered)
+    x, told = slices.random(5, HIDDEN, seed=5).requires_grad_(), slices.random(5, INNER, seed=6)
+    out = layer(x)
+    out.backward(told)
+    found = slices.gather(layer, out, x, buffered=buffered)
+
+    plain = {name: value.requires_grad_() for name, value in values.items()}
+    again = x.detach().clone().requires_grad_()
+    torch.nn.functional.linear(again, plain["weight"], plain["bias"]).backward(told)
+    assert found.dx is not None
+    assert again.grad is not None
+    slices.assert_close(found.dx, again.grad)
+    slices.assert_gradients([found], {name: tensor.grad for name, tensor in plain.items()})

@@ -7,7 +7,7 @@ import torch
 
 from megalm.ledger import Ledger
 from megalm.mesh import Axis
-from megalm.parallel.tensor.region import Region, sum_to_rows
+from megalm.parallel.tensor.region import Region, pick_rows, sum_to_rows
 from tests.parallel.tensor import slices
 from tests.ranks import RankContext, RankPool
 
@@ -89,3 +89,20 @@ def test_alone_no_border_does_anything() -> None:
     rows = torch.ones(5, 2)
     assert region.whole_rows(rows) is region.sum_to_rows(rows) is region.local_rows(rows) is region.pad(rows) is rows
     assert ledger.entries == []
+
+
+def picked(context: RankContext, sequence_parallel: bool) -> tuple[list[list[float]], list[list[float]]]:
+    region = Region(slices.tensor_axis(context), sequence_parallel)
+    own = region.local_rows(torch.tensor(WHOLE)).clone().requires_grad_()
+    rows = pick_rows(own, torch.tensor([4, 0, 4]), region)
+    rows.backward(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    assert own.grad is not None
+    return rows.tolist(), own.grad.tolist()
+
+
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_picked_rows_are_whole_on_every_rank(ranks: RankPool, sequence_parallel: bool) -> None:
+    gradient = [[3.0, 4.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [6.0, 8.0], [0.0, 0.0]]
+    for rank, (rows, seen) in enumerate(ranks.run(3, picked, sequence_parallel)):
+        assert rows == [WHOLE[4], WHOLE[0], WHOLE[4]]
+        assert seen == (gradient[2 * rank : 2 * rank + 2] if sequence_parallel else gradient[:5])

@@ -1,0 +1,185 @@
+"""One encoder for the shapes of BERT and RoBERTa."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megalm.batch import IGNORED, MicroBatch
+from megalm.mesh import Axis
+from megalm.models.config import ModelConfig
+from megalm.models.encoder_shape import EncoderShape
+from megalm.models.mlp import activation
+from megalm.models.post_norm_layer import PostNormLayer
+from megalm.models.small_embedding import SmallEmbedding
+from megalm.parallel.tensor.cross_entropy import VocabParallelHead
+from megalm.parallel.tensor.dropout import Dropout
+from megalm.parallel.tensor.embedding import VocabParallelEmbedding
+from megalm.parallel.tensor.linear import ReplicatedLinear
+from megalm.parallel.tensor.norm import LayerNorm
+from megalm.parallel.tensor.region import Region, pick_rows
+
+
+class EncoderEmbedding(nn.Module):
+    """The first block: the vectors of tokens, positions and segments, summed and normed."""
+
+    def __init__(self, shape: EncoderShape, axis: Axis, sequence_parallel: bool) -> None:
+        """Build the tables and the norm."""
+        super().__init__()
+        region = Region(axis, sequence_parallel)
+        hidden, std = shape.hidden_size, shape.std
+        self.embed_tokens = VocabParallelEmbedding(
+            shape.vocab_size, hidden, axis, std=std, sequence_parallel=sequence_parallel
+        )
+        self.embed_positions = SmallEmbedding(shape.max_positions, hidden, std, region)
+        self.embed_segments = SmallEmbedding(shape.num_segments, hidden, std, region)
+        self.norm = LayerNorm(hidden, axis, eps=shape.eps, sequence_parallel=sequence_parallel)
+        self.dropout = Dropout(shape.hidden_dropout, axis, sequence_parallel=sequence_parallel)
+        self.first_position = shape.first_position
+
+    def forward(self, _: Tensor | None, batch: MicroBatch) -> Tensor:
+        """Return the rows [n, hidden]; without segments all tokens are of the first."""
+        segments_bs = torch.zeros_like(batch.tokens_bs) if batch.segments_bs is None else batch.segments_bs
+        x = self.embed_tokens(batch.tokens_bs.flatten()) + self.embed_segments(segments_bs)
+        x = x + self.embed_positions(batch.positions_bs + self.first_position)
+        dropped: Tensor = self.dropout(self.norm(x), batch.rows_bs.flatten())
+        return dropped
+
+
+class MaskedHead(nn.Module):
+    """What the tokens at some places are: a product, a norm, and the output head, of the rows that are asked alone.
+
+    Every rank of the tensor axis has these rows whole, a sixth or so of all; the vocabulary is cut.
+
+    Args:
+        shape: the encoder's shape.
+        axis: the tensor axis.
+        weight: the embedding's table when the head is tied to it.
+        region: how the rows between blocks are cut.
+    """
+
+    def __init__(self, shape: EncoderShape, axis: Axis, weight: nn.Parameter | None, region: Region) -> None:
+        """See the class."""
+        super().__init__()
+        self.region = region
+        self.dense = ReplicatedLinear(shape.hidden_size, shape.hidden_size, std=shape.std)
+        self.norm = LayerNorm(shape.hidden_size, axis, eps=shape.eps)
+        self.decoder = VocabParallelHead(
+            shape.vocab_size, shape.hidden_size, axis, weight=weight, std=shape.std, bias=True
+        )
+        self.activation = activation(shape.head_activation)
+
+    def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Return the tokens' share of the global batch's loss."""
+        labels = batch.labels_bs.flatten()
+        asked = (labels != IGNORED).nonzero().squeeze(1)
+        loss: Tensor = self.decoder(self._normed(pick_rows(x, asked, self.region)), labels[asked], batch.loss_scale)
+        return loss
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return this rank's columns of the logits [whole rows, local vocabulary] of all rows."""
+        return self.decoder.logits(self._normed(self.region.whole_rows(x)))
+
+    def _normed(self, rows: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.activation(self.dense(rows)))
+        return normed
+
+
+class PairHead(nn.Module):
+    """Whether the second part of a sample follows the first (class 0) or is of another document (class 1)."""
+
+    def __init__(self, shape: EncoderShape, region: Region) -> None:
+        """Build the pooler and the two-way classifier."""
+        super().__init__()
+        self.region = region
+        self.pooler = ReplicatedLinear(shape.hidden_size, shape.hidden_size, std=shape.std)
+        self.classifier = ReplicatedLinear(shape.hidden_size, 2, std=shape.std)
+
+    def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Return the samples' share of the global batch's loss."""
+        logits_bc = self.logits(x, batch)
+        wide = logits_bc.to(torch.promote_types(logits_bc.dtype, torch.float32))
+        loss = F.cross_entropy(wide, batch.classes_b, ignore_index=IGNORED, reduction="sum")  # type: ignore[arg-type]
+        return loss * batch.class_loss_scale
+
+    def logits(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Return the logits [b, 2] of the samples, made of the first row of each."""
+        b, s = batch.tokens_bs.shape
+        first = pick_rows(x, torch.arange(0, b * s, s, device=x.device), self.region)
+        logits: Tensor = self.classifier(self.pooler(first).tanh())
+        return logits
+
+
+class EncoderHead(nn.Module):
+    """The last block: what is said of tokens, and of whole samples where they are asked."""
+
+    def __init__(self, lm_head: MaskedHead, pair_head: PairHead | None) -> None:
+        """Take the heads from the model."""
+        super().__init__()
+        self.lm_head, self.pair_head = lm_head, pair_head
+
+    def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Return the micro-batch's share of the global batch's loss."""
+        loss: Tensor = self.lm_head(x, batch)
+        if self.pair_head is None or batch.classes_b is None:
+            return loss
+        return loss + self.pair_head(x, batch)  # type: ignore[no-any-return]
+
+
+class Backbone(nn.Module):
+    """Everything below the heads."""
+
+    def __init__(self, shape: EncoderShape, axis: Axis, sequence_parallel: bool) -> None:
+        """Build the embedding and the layers."""
+        super().__init__()
+        self.embedding = EncoderEmbedding(shape, axis, sequence_parallel)
+        self.layers = nn.ModuleList(
+            PostNormLayer(
+                shape.attention,
+                shape.mlp,
+                axis,
+                eps=shape.eps,
+                dropout=shape.hidden_dropout,
+                sequence_parallel=sequence_parallel,
+            )
+            for _ in range(shape.num_layers)
+        )
+
+
+class Encoder(nn.Module):
+    """Embedding, layers and heads.
+
+    Args:
+        config: a resolved model section of one of the encoder families.
+        axis: the tensor axis.
+        sequence_parallel: whether the rows between blocks are cut over the axis.
+    """
+
+    def __init__(self, config: ModelConfig, axis: Axis, sequence_parallel: bool = False) -> None:
+        """See the class."""
+        super().__init__()
+        shape = EncoderShape.of(config)
+        region = Region(axis, sequence_parallel)
+        self.model = Backbone(shape, axis, sequence_parallel)
+        self.lm_head = MaskedHead(shape, axis, self.model.embedding.embed_tokens.weight if shape.tied else None, region)
+        self.pair_head = PairHead(shape, region) if shape.pools else None
+
+    def blocks(self) -> list[nn.Module]:
+        """Return what the rows pass through, in order: the spans that a stage may be made of."""
+        return [self.model.embedding, *self.model.layers, EncoderHead(self.lm_head, self.pair_head)]
+
+    def rows(self, batch: MicroBatch) -> Tensor:
+        """Return the last layer's rows [n, hidden]."""
+        x: Tensor = self.model.embedding(None, batch)
+        for layer in self.model.layers:
+            x = layer(x, batch)
+        return x
+
+    def logits(self, batch: MicroBatch) -> Tensor:
+        """Return this rank's columns of the logits [whole rows, local vocabulary]."""
+        return self.lm_head.logits(self.rows(batch))
+
+
+def build_encoder(config: ModelConfig, axis: Axis, sequence_parallel: bool) -> nn.Module:
+    """Build the encoder of a ``bert`` or ``roberta`` section."""
+    with torch.device("meta"):
+        return Encoder(config, axis, sequence_parallel)
