@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from megalm.kv_cache import KeyValueCache
+
 IGNORED = -100
 """The label of a token, or of a sample, that is not learned."""
 
@@ -59,6 +61,7 @@ class MicroBatch(_Tensors):
         classes_b: int64 [b], what the model should say of each whole sample, where it is asked; ``IGNORED`` as above.
         class_loss_scale: as ``loss_scale``, of ``classes_b``.
         source: what the encoder reads, of a model that has one.
+        cache: what attention keeps of the tokens before these, where text is generated.
     """
 
     tokens_bs: Tensor
@@ -71,6 +74,7 @@ class MicroBatch(_Tensors):
     classes_b: Tensor | None = None
     class_loss_scale: float = 0.0
     source: Source | None = None
+    cache: KeyValueCache | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -13,7 +13,7 @@ FLOORS = (
     ("layout",),
     (
         *("boxes", "param_spec", "parameters", "batch", "rng", "ledger", "mesh", "collectives", "recompute"),
-        *("host", "saved_tensors", "watch", "weight_half"),
+        *("host", "saved_tensors", "watch", "weight_half", "kv_cache"),
     ),
     ("parallel", "data", "checkpoint"),
     ("models", "objectives", "optim", "layers"),

@@ -54,7 +54,7 @@ def run(request: Request, placement: Placement) -> int:
         _check(prompts, request.options, model)
         ending = Ending(end_ids(model.config, tokenizer), request.stop_texts, tokenizer)
         printer = _Printer(request, tokenizer, ending, silent=mesh.rank > 0)
-        reader = SequenceReader(model)
+        reader = SequenceReader(model, request.options.max_new_tokens)
         size = request.batch_size or len(prompts)
         for first in range(0, len(prompts), size):
 

@@ -8,43 +8,55 @@ from torch import Tensor
 
 from megalm.batch import IGNORED, MicroBatch
 from megalm.generation.model import LanguageModel
+from megalm.kv_cache import KeyValueCache
 
 
 class SequenceReader:
-    """A ``Reader`` of a language model.
+    """A ``Reader`` of a language model, which computes each token once.
 
     Sequences stand at the left, shorter ones with padding behind them: no token sees what is after it, so each is read
     as if it were alone.
 
     Args:
         model: what reads.
+        max_new_tokens: how many tokens will follow the prompts at most.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, max_new_tokens: int) -> None:
         """See the class."""
-        self._model = model
-        self._sequences: list[list[int]] = []
+        self._model, self._max_new_tokens = model, max_new_tokens
+        self._cache = KeyValueCache(0, 0)
 
     def begin(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """See ``Reader``."""
-        self._sequences = [list(prompt) for prompt in prompts]
-        return self._read()
+        longest = max(len(prompt) for prompt in prompts)
+        self._cache = KeyValueCache(len(prompts), longest + self._max_new_tokens)
+        return self._read(prompts)
 
     def go_on(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """See ``Reader``."""
-        self._sequences = [[*self._sequences[parent], token] for parent, token in zip(parents, tokens, strict=True)]
-        return self._read()
+        self._cache.select(parents)
+        return self._read([[token] for token in tokens])
 
-    def _read(self) -> Tensor:
-        batch = batch_of(self._sequences, self._model.mesh.device)
-        return self._model.logits(asking_last(batch, [len(tokens) for tokens in self._sequences]))
+    def _read(self, new: Sequence[Sequence[int]]) -> Tensor:
+        counts = [len(tokens) for tokens in new]
+        batch = batch_of(new, self._cache.lengths, self._model.mesh.device)
+        logits = self._model.logits(replace(asking_last(batch, counts), cache=self._cache))
+        self._cache.advance(counts)
+        return logits
 
 
-def batch_of(sequences: Sequence[Sequence[int]], device: torch.device) -> MicroBatch:
-    """Return sequences as a micro-batch that has no labels; token 0 fills up the shorter ones."""
+def batch_of(sequences: Sequence[Sequence[int]], firsts: Sequence[int], device: torch.device) -> MicroBatch:
+    """Return parts of sequences as a micro-batch that has no labels; token 0 fills up the shorter ones.
+
+    Args:
+        sequences: new tokens of each sequence.
+        firsts: the position of each one's first new token.
+        device: where the tensors lie.
+    """
     longest = max(len(tokens) for tokens in sequences)
     tokens_bs = torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for tokens in sequences], device=device)
-    places_bs = torch.arange(longest, device=device).expand(len(sequences), -1)
+    places_bs = torch.tensor(firsts, device=device).unsqueeze(1) + torch.arange(longest, device=device)
     rows_bs = torch.arange(tokens_bs.numel(), device=device).view_as(tokens_bs)
     return MicroBatch(tokens_bs, torch.full_like(tokens_bs, IGNORED), places_bs, rows_bs, loss_scale=0.0)
 

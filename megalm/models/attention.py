@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from megalm import rng
 from megalm.batch import MicroBatch, Source
+from megalm.kv_cache import KeyValueCache
 from megalm.mesh import Axis
 from megalm.models.layer_shapes import AttentionShape
 from megalm.models.rotary import Rotary
@@ -95,6 +96,8 @@ class Attention(nn.Module):
         if self.rotary is not None:
             q_bshd = self.rotary(q_bshd, of.positions_bs)
             k_bshd = self.rotary(k_bshd, to.positions_bs)
+        if (cache := _cache(to)) is not None:
+            k_bshd, v_bshd = cache.extended(self, k_bshd, v_bshd)
         if self.key_of_query != list(range(k_bshd.shape[2])):
             heads = torch.tensor(self.key_of_query, device=k_bshd.device)
             k_bshd, v_bshd = k_bshd.index_select(2, heads), v_bshd.index_select(2, heads)
@@ -111,15 +114,19 @@ class Attention(nn.Module):
         self, q_bhsd: Tensor, k_bhsd: Tensor, v_bhsd: Tensor, bias_hqk: Tensor | None, of: Sequences, to: Sequences
     ) -> Tensor:
         """Attention by the fused kernels, which need no mask where every query sees all, or all before it."""
+        num_queries, cache = q_bhsd.shape[2], _cache(to)
         hides = of.documents_bs is not None or to.documents_bs is not None
         mask: Tensor | None = None
-        if hides or (self.causal and bias_hqk is not None):
+        if cache is not None and (cache.hides(num_queries) or bias_hqk is not None):
+            mask = cache.visible(num_queries, q_bhsd.device).unsqueeze(1)
+        elif hides or (self.causal and bias_hqk is not None):
             mask = visible(of, to, causal=self.causal).unsqueeze(1)
         if bias_hqk is not None:
             bias = bias_hqk.unsqueeze(0)
             mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+        by_order = self.causal and mask is None and num_queries == k_bhsd.shape[2]
         return F.scaled_dot_product_attention(
-            q_bhsd, k_bhsd, v_bhsd, attn_mask=mask, is_causal=self.causal and mask is None, scale=1 / self.divisor
+            q_bhsd, k_bhsd, v_bhsd, attn_mask=mask, is_causal=by_order, scale=1 / self.divisor
         )
 
     def _core_with_dropout(
@@ -182,6 +189,10 @@ class CrossAttention(Attention):
         (queries,) = column_products(x, [self.q_proj], keep_whole=again)
         keys, values = column_products(encoded, (self.k_proj, self.v_proj), keep_whole=again)
         return self._attended((queries, keys, values), batch, batch.source, None, read=read)
+
+
+def _cache(to: Sequences) -> KeyValueCache | None:
+    return to.cache if isinstance(to, MicroBatch) else None
 
 
 def visible(of: Sequences, to: Sequences, *, causal: bool) -> Tensor:

@@ -34,6 +34,7 @@ OPTIONS = {
     "drawn": Options(max_new_tokens=12, temperature=1.2, top_k=40),
     "searched": Options(max_new_tokens=8, num_beams=3),
 }
+MOST_NEW = 12
 
 
 def ends(tokens: Sequence[int]) -> bool:
@@ -62,7 +63,7 @@ def said(reader: Noting) -> list[list[list[int]]]:
 
 def said_by_rank(_: RankContext, directory: Path, overrides: list[str]) -> tuple[list[list[list[int]]], list[Tensor]]:
     mesh = Mesh.build(asked(overrides).layout, timeout_s=30)
-    reader = Noting(SequenceReader(open_model(directory, overrides, mesh)))
+    reader = Noting(SequenceReader(open_model(directory, overrides, mesh), MOST_NEW))
     found = said(reader)
     return found, [logits.clone() for logits in reader.logits]  # a tensor of inference mode does not travel
 
@@ -86,14 +87,14 @@ def test_every_rank_says_what_the_plain_forward_says(ranks: RankPool, tmp_path: 
 @pytest.mark.parametrize("name", [GPT2_UNTIED, LLAMA_TIED, NEOX_TIED, NEOX])
 def test_other_shapes(tmp_path: Path, name: str) -> None:
     _, model = trained(tmp_path, name)
-    reader = SequenceReader(open_model(tmp_path, [], Mesh.alone()))
+    reader = SequenceReader(open_model(tmp_path, [], Mesh.alone()), MOST_NEW)
     assert said(Noting(reader)) == said(Noting(PlainReading(model)))
 
 
 def test_another_precision(tmp_path: Path) -> None:
     _, model = trained(tmp_path, GPT2)
     loaded = open_model(tmp_path / "checkpoints" / "step-00000003", ["train.precision=fp32"], Mesh.alone())
-    single = SequenceReader(loaded).begin(PROMPTS)
+    single = SequenceReader(loaded, MOST_NEW).begin(PROMPTS)
     with torch.no_grad():
         double = PlainReading(model).begin(PROMPTS)
     assert 1e-9 < float((single - double).abs().max()) < 1e-4
