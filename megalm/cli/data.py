@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from megalm.data.prepare import prepare as prepare_corpus
+from megalm.data.records import Kind
 from megalm.launcher.exit_codes import INTERRUPTED
 
 app = typer.Typer(help="Make the corpora that runs read.", no_args_is_help=True)
@@ -60,6 +61,21 @@ def prepare(
             "Learned tokenizers get them; one given with --tokenizer must have them."
         ),
     ] = None,
+    records: Annotated[
+        Kind | None,
+        typer.Option(
+            help="Lines of .jsonl are records, one a line: instruct (instruction, output, and input if there is any), "
+            "chat (messages, each a role and a content), pairs (source, target), labelled (text, label). Python "
+            "sources are made into records of their functions."
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="How instructions and messages become text: alpaca (for instruct by default), chatml (for chat), "
+            "ins, or a TOML file."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished directory.")] = False,
 ) -> None:
     """Clean text, learn a tokenizer or take one, and write token ids that a run reads.
@@ -80,6 +96,8 @@ def prepare(
             end_of_document=end_of_document,
             tokenizer_mib=tokenizer_mib,
             special_tokens=special_tokens,
+            records=records,
+            template=template,
             overwrite=overwrite,
             console=Console(stderr=True),
         )

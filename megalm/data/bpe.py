@@ -103,11 +103,16 @@ def end_of_document(tokenizer: Tokenizer, token: str | None) -> tuple[str, int]:
 
 def encode(tokenizer: Tokenizer, text: str, end_id: int) -> NDArray[np.int64]:
     """Return the token ids of one document with its end, int64 [its length]."""
+    return np.append(encode_text(tokenizer, text), end_id)
+
+
+def encode_text(tokenizer: Tokenizer, text: str) -> NDArray[np.int64]:
+    """Return the token ids of a text, int64 [its length]."""
     parts = [
         np.array(tokenizer.encode_batch_fast([piece], add_special_tokens=False)[0].ids, np.int64)
         for piece in pieces(text)
     ]
-    return np.concatenate([*parts, np.array([end_id], np.int64)])
+    return np.concatenate(parts)
 
 
 def pieces(text: str, limit: int = PIECE) -> Iterator[str]:

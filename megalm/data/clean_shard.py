@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from megalm.data.cleaning import Reason, Rules, clean
 from megalm.data.duplicates import DIGEST, HASHES, digest, signature
 from megalm.data.files import whole_file
+from megalm.data.records import Kind, to_text
 from megalm.data.sources import Span, read_documents
 
 
@@ -20,11 +21,13 @@ class CleanJob:
     """Read and clean the documents of a shard; the texts that pass the rules for one document go to ``target``.
 
     Attributes:
+        kind: of the records that the documents are; ``None`` for plain text.
         find_near: whether to compute signatures, which near duplicates are found by.
     """
 
     spans: tuple[Span, ...]
     rules: Rules
+    kind: Kind | None
     find_near: bool
     target: Path
 
@@ -37,14 +40,15 @@ class CleanJob:
         dropped: list[tuple[str, str]] = []
         normalized = 0
         for span in self.spans:
-            for document in read_documents(span):
+            for document in read_documents(span, self.kind):
                 text = clean(document.content, self.rules)
                 if isinstance(text, Reason):
                     dropped.append((text.value, document.name))
                     continue
                 normalized += not _is_nfc(document.content)
-                texts.append(text.encode())
-                digests.append(digest(text))
+                kept = text if document.record is None else unicodedata.normalize("NFC", to_text(document.record))
+                texts.append(kept.encode())
+                digests.append(digest(kept))
                 signatures.append(signature(text) if self.find_near else np.zeros(0, np.uint32))
                 names.append(document.name)
         facts = json.dumps({"names": names, "dropped": dropped, "normalized": normalized})
@@ -71,7 +75,7 @@ class CleanShard:
 
     Attributes:
         names: where each came from.
-        sizes_d: bytes of each text, int64 [texts].
+        sizes_d: bytes of each text, or record, int64 [texts].
         digests_db: uint8 [texts, DIGEST].
         signatures_dh: uint32 [texts, HASHES], or [texts, 0] when near duplicates are not looked for.
         dropped: reason and name of every document that was dropped.

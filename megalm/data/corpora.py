@@ -12,6 +12,7 @@ from megalm import registry
 from megalm.data.indexed import IndexedTokens, pair
 from megalm.data.meta import META, read_meta
 from megalm.data.order import keyed_words
+from megalm.data.records import Part
 from megalm.errors import UserError
 
 FIRST_LOOK = 1 << 20
@@ -84,6 +85,9 @@ class WindowCorpus:
     Args:
         name: for messages.
         key: the integers that the offsets depend on besides the epoch; empty for windows that never move.
+
+    Raises:
+        UserError: a token is not in the vocabulary of the model, or the corpus holds numbers that are no tokens.
     """
 
     def __init__(self, name: str, tokens: IndexedTokens, reading: Reading, key: tuple[int, ...]) -> None:
@@ -91,6 +95,10 @@ class WindowCorpus:
         self._tokens = tokens
         self._reading = reading
         self._key = key
+        if (tokens.modes() == Part.LABEL).any():
+            raise UserError(
+                f"{name} holds labelled records, which are no running text; learn them with objective.name=classify."
+            )
         self.num_samples = max(tokens.num_tokens - 1, 0) // reading.seq_length
         self._spare = max(tokens.num_tokens - 1, 0) % reading.seq_length
         check_vocabulary(name, tokens.tokens(0, FIRST_LOOK), reading)

@@ -8,7 +8,8 @@ The layout is the one that Megatron-LM, GPT-NeoX and nanotron read and write. Al
     .bin   the token ids of all sequences, one after another
 
 A document is a span of sequences: boundary k is the first sequence of document k, and the last boundary closes the
-last document, so that there is one boundary more than documents. Our own files have one sequence a document.
+last document, so that there is one boundary more than documents. Our own files have one sequence a document, or as
+many as a record has parts, whose modes say what each is for.
 """
 
 import struct
@@ -86,6 +87,7 @@ class IndexedTokens:
         self._lengths = index[: 4 * sequences].view("<i4")
         self._offsets = index[4 * sequences : 12 * sequences].view("<i8")
         self._boundaries = index[12 * sequences : 12 * sequences + 8 * boundaries].view("<i8")
+        self._modes = index[12 * sequences + 8 * boundaries :].view("<i1")
 
         end = int(self._offsets[-1]) + int(self._lengths[-1]) * self.dtype.itemsize if sequences else 0
         size = bin_path.stat().st_size
@@ -105,6 +107,30 @@ class IndexedTokens:
         """Return the token ids of one document, int64 [its length]."""
         start, end = (self._token_of(int(boundary)) for boundary in self._boundaries[index : index + 2])
         return self.tokens(start, end - start)
+
+    def parts(self, index: int) -> list[tuple[int, NDArray[np.int64]]]:
+        """Return the sequences of one document, each with its mode and its tokens, int64 [its length]."""
+        first, last = self._boundaries[index : index + 2]
+        modes = self.modes()[first:last].tolist()
+        return [
+            (mode, self.tokens(self._token_of(sequence), int(self._lengths[sequence])))
+            for mode, sequence in zip(modes, range(first, last), strict=True)
+        ]
+
+    def boundaries(self) -> NDArray[np.int64]:
+        """Return the first sequence of each document, and behind the last one the number of all, int64 [documents + 1].
+
+        An index without any document may have none.
+        """
+        return self._boundaries.astype(np.int64) if len(self._boundaries) else np.zeros(1, np.int64)
+
+    def sequence_lengths(self) -> NDArray[np.int32]:
+        """Return the number of tokens of each sequence, int32 [num_sequences]."""
+        return self._lengths.astype(np.int32)
+
+    def modes(self) -> NDArray[np.int8]:
+        """Return what each sequence is for, int8 [num_sequences]; 0 where the index says nothing."""
+        return self._modes if len(self._modes) else np.zeros(self.num_sequences, np.int8)
 
     def document_lengths(self) -> NDArray[np.int64]:
         """Return the number of tokens of each document, int64 [num_documents]."""

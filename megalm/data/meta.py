@@ -6,6 +6,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from megalm.data.part_statistics import PROMPT, RESPONSE, Statistics
+from megalm.data.records import Kind
+from megalm.data.render import Rendering
+from megalm.data.template import Template
 from megalm.errors import UserError
 from megalm.section import Section
 
@@ -18,6 +22,34 @@ TRAIN = "train"
 VALIDATION = "validation"
 
 
+class RecordsMeta(Section):
+    """What a corpus of records says besides.
+
+    Attributes:
+        kind: of the records.
+        template: the text of conversations.
+        labels: their names, by number.
+        prompt_tokens, response_tokens: what of the training split is given, and what is asked.
+    """
+
+    kind: Kind
+    template: Template | None = None
+    labels: list[str] | None = None
+    prompt_tokens: int
+    response_tokens: int
+
+    @classmethod
+    def of(cls, rendering: Rendering, parts: Statistics) -> "RecordsMeta":
+        """Return what is said of records with these statistics."""
+        return cls(
+            kind=rendering.kind or "pairs",
+            template=rendering.template,
+            labels=list(rendering.labels) or None,
+            prompt_tokens=int(parts.get(PROMPT, {}).get("all", 0)),
+            response_tokens=int(parts.get(RESPONSE, {}).get("all", 0)),
+        )
+
+
 class Meta(Section):
     """The facts that a run needs of a corpus, and that two corpora of one mixture must share.
 
@@ -28,6 +60,7 @@ class Meta(Section):
         dtype: how a token id is stored.
         tokenizer_digest: see the function of that name.
         train_documents, train_tokens, validation_documents, validation_tokens: what the two splits hold.
+        records: of a corpus of records.
     """
 
     format: int
@@ -40,6 +73,7 @@ class Meta(Section):
     train_tokens: int
     validation_documents: int
     validation_tokens: int
+    records: RecordsMeta | None = None
 
 
 def read_meta(directory: Path) -> Meta:

@@ -8,6 +8,7 @@ from pathlib import Path
 from megalm.data.bpe import check_size, end_of_document, open_tokenizer, vocabulary_size
 from megalm.data.cleaning import Rules
 from megalm.data.meta import FORMAT
+from megalm.data.render import Rendering
 from megalm.data.sources import SourceFile
 from megalm.errors import UserError
 
@@ -27,7 +28,7 @@ class Options:
     near_duplicates: float
     end_of_document: str | None
     tokenizer_mib: int | None
-    special_tokens: tuple[str, ...] = ()
+    rendering: Rendering
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
@@ -41,12 +42,12 @@ class Options:
         elif self.vocab_size is None:
             raise UserError("Give --vocab-size N to learn a tokenizer of N tokens, or --tokenizer FILE to use one.")
         else:
-            check_size(self.vocab_size, self.special_tokens)
+            check_size(self.vocab_size, self.rendering.special_tokens)
 
     def _check_tokenizer(self, path: Path) -> None:
         tokenizer = open_tokenizer(path)
         end_of_document(tokenizer, self.end_of_document)
-        absent = [token for token in self.special_tokens if tokenizer.token_to_id(token) is None]
+        absent = [token for token in self.rendering.special_tokens if tokenizer.token_to_id(token) is None]
         if absent:
             raise UserError(
                 f"{path} has no token {absent[0]}, which --special-tokens names; leave it out, or learn a tokenizer "
@@ -70,6 +71,6 @@ class Options:
             [[file.path, file.size, file.modified_ns] for file in files],
             [self.vocab_size, learned_elsewhere, self.validation, self.near_duplicates],
             [self.rules.min_chars, sorted(self.rules.stop_words), self.end_of_document, self.sample_bytes()],
-            *([list(self.special_tokens)] if self.special_tokens else []),
+            *self.rendering.request(),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -20,10 +20,13 @@ from megalm.data.cleaning import Rules, read_stop_words
 from megalm.data.files import write_refusal, write_text
 from megalm.data.meta import META, REPORT, TOKENIZER, TRAIN, VALIDATION, WORK
 from megalm.data.options import Options
+from megalm.data.records import Kind
+from megalm.data.render import Rendering
 from megalm.data.report import Report
 from megalm.data.sources import cut_into_shards, list_files
 from megalm.data.special_tokens import parse_special_tokens
 from megalm.data.steps import Steps
+from megalm.data.template import DEFAULTS, Template, template_of
 from megalm.data.workers import Workers
 from megalm.errors import UserError
 
@@ -48,6 +51,8 @@ def prepare(
     end_of_document: str | None = None,
     tokenizer_mib: int | None = None,
     special_tokens: str | None = None,
+    records: Kind | None = None,
+    template: str | None = None,
     overwrite: bool = False,
     shard_bytes: int | None = None,
     console: Console | None = None,
@@ -69,6 +74,8 @@ def prepare(
         tokenizer_mib: about how much text, in MiB, to learn the tokenizer from; None takes 2 KiB a token of vocabulary.
         special_tokens: ``bert``, ``bart``, ``t5``, ``chat`` or tokens between commas, for the learned tokenizer; a
             given one must have them.
+        records: the kind of records that the sources hold, see ``records.py``; None for plain text.
+        template: the text of conversations: alpaca, chatml, ins, or a TOML file; None takes the kind's own.
         overwrite: replace a directory that another call has finished.
         shard_bytes: text a job; None chooses by the size of the sources. Does not change the output.
         console: where progress is shown; None shows nothing.
@@ -82,11 +89,11 @@ def prepare(
     if workers < 1:
         raise UserError(f"--workers {workers}: give 1 or more.")
     rules = Rules(min_chars, read_stop_words(stop_words) if stop_words else frozenset())
-    special = parse_special_tokens(special_tokens)
+    rendering = Rendering(records, _template(records, template), special_tokens=parse_special_tokens(special_tokens))
     options = Options(
-        vocab_size, tokenizer, rules, validation, near_duplicates, end_of_document, tokenizer_mib, special
+        vocab_size, tokenizer, rules, validation, near_duplicates, end_of_document, tokenizer_mib, rendering
     )
-    files = list_files(sources, output)
+    files = list_files(sources, output, records)
     size = shard_bytes or min(max(sum(file.size for file in files) // 32, 1 << 20), 1 << 24)
     request = options.request(files)
     console = console or Console(quiet=True)
@@ -112,6 +119,14 @@ def prepare(
             return report
     except OSError as error:
         raise write_refusal(error, output) from error
+
+
+def _template(kind: Kind | None, name: str | None) -> Template | None:
+    if kind is not None and kind in DEFAULTS:
+        return template_of(name or DEFAULTS[kind])
+    if name is not None:
+        raise UserError(f"--template {name} has no effect without --records {' or '.join(DEFAULTS)}; remove it.")
+    return None
 
 
 def _read(path: Path) -> str:

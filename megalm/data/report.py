@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from megalm.data.cleaning import Reason
+from megalm.data.part_statistics import Statistics
 
 EXAMPLES = 5
 
@@ -21,6 +22,7 @@ class Report:
         normalized: documents whose Unicode form was changed to NFC, among those kept by the rules of one document.
         dropped: documents dropped for each reason; every document counts once.
         vocab_size: the vocabulary that came out.
+        parts: of records, how long what is given and what is asked is; see ``part_statistics``.
     """
 
     read: int = 0
@@ -32,6 +34,7 @@ class Report:
     validation_documents: int = 0
     validation_tokens: int = 0
     vocab_size: int = 0
+    parts: Statistics = field(default_factory=dict)
 
     def drop(self, reason: Reason, name: str) -> None:
         """Count a dropped document by its name."""
@@ -70,4 +73,8 @@ class Report:
         table.add_row("kept for training", str(self.train_documents), f"{self.train_tokens} tokens")
         table.add_row("kept for validation", str(self.validation_documents), f"{self.validation_tokens} tokens")
         table.add_row("vocabulary", str(self.vocab_size), "")
+        for name, numbers in self.parts.items():
+            shown = [f"{key} {value:.0f}" for key, value in numbers.items() if key != "all"]
+            total = numbers.get("all", len(numbers))
+            table.add_row(name, f"{total:.0f}", escape(", ".join(shown)))
         return table

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from megalm.data.code_records import code_records
+from megalm.data.records import Kind, Record, read_record, words
 from megalm.errors import UserError
 
 PYTHON_STDLIB = "python-stdlib"
 JSON_LINES = (".jsonl", ".ndjson")
+PYTHON = ".py"
 INSTALLED = {"site-packages", "dist-packages"}
 
 
@@ -43,27 +46,39 @@ class Span:
 
 @dataclass(frozen=True)
 class RawDocument:
-    """A document as it lies in its source: undecoded bytes of a file, or the text of a JSON line (None: not UTF-8)."""
+    """A document as it lies in its source.
+
+    Attributes:
+        content: undecoded bytes of a file, or the text of a JSON line (None: not UTF-8).
+        record: where documents are records, the record of which ``content`` is the words.
+    """
 
     name: str
     content: bytes | str | None
+    record: Record | None = None
 
 
-def list_files(sources: list[str], output: Path) -> list[SourceFile]:
+def list_files(sources: list[str], output: Path, kind: Kind | None = None) -> list[SourceFile]:
     """Return the files of all sources, in the order of their documents.
 
     Args:
         sources: paths of files and folders, or ``python-stdlib``.
         output: the directory that is being made; a source folder around it does not read it back.
+        kind: of the records that the documents are.
 
     Raises:
-        UserError: a source is absent or cannot be listed, or there is no file at all.
+        UserError: a source is absent or cannot be listed, or there is no file at all, or no records can be in one.
     """
     files = [file for source in sources for file in _files_of(source, output.absolute())]
     if not files:
         raise UserError(
             f"{', '.join(sources) or 'no source'}: there is no file to read; name text files or .jsonl files."
         )
+    for file in files:
+        if kind is not None and not file.is_json_lines and not file.path.endswith(PYTHON):
+            raise UserError(
+                f"{file.path} holds no records; --records {kind} reads .jsonl, and makes records of Python sources."
+            )
     return files
 
 
@@ -108,22 +123,29 @@ def cut_into_shards(files: list[SourceFile], shard_bytes: int) -> list[tuple[Spa
     return [*shards, tuple(spans)] if spans else shards
 
 
-def read_documents(span: Span) -> Iterator[RawDocument]:
+def read_documents(span: Span, kind: Kind | None = None) -> Iterator[RawDocument]:
     """Yield the documents of a span.
 
+    Args:
+        span: which part of which file.
+        kind: of the records that the documents are; ``None`` for plain text.
+
     Raises:
-        UserError: the file cannot be read, or a line is not JSON with a ``text``.
+        UserError: the file cannot be read, or a line is not JSON with a ``text``, or with what its kind needs.
     """
     try:
         if span.is_json_lines:
-            yield from _read_lines(span)
+            yield from _read_lines(span, kind)
+        elif kind is not None:
+            for name, record in code_records(kind, Path(span.path)):
+                yield RawDocument(f"{span.path} ({name})", words(kind, record), record)
         else:
             yield RawDocument(span.path, Path(span.path).read_bytes())
     except OSError as error:
         raise UserError(f"{span.path}: cannot read this source ({error.strerror or error}).") from error
 
 
-def _read_lines(span: Span) -> Iterator[RawDocument]:
+def _read_lines(span: Span, kind: Kind | None) -> Iterator[RawDocument]:
     with open(span.path, "rb") as stream:
         if span.start:
             stream.seek(span.start - 1)
@@ -131,21 +153,26 @@ def _read_lines(span: Span) -> Iterator[RawDocument]:
         while (offset := stream.tell()) < span.end:
             line = stream.readline()
             if line.strip():
-                yield RawDocument(f"{span.path} (byte {offset})", _text_of(line, span.path, offset))
+                yield _document(line, span.path, offset, kind)
 
 
-def _text_of(line: bytes, path: str, offset: int) -> str | None:
+def _document(line: bytes, path: str, offset: int, kind: Kind | None) -> RawDocument:
+    name = f"{path} (byte {offset})"
     try:
-        record = json.loads(line.decode())
+        content = json.loads(line.decode())
     except UnicodeDecodeError:
-        return None
+        return RawDocument(name, None)
     except (json.JSONDecodeError, RecursionError) as error:
         why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
         raise UserError(f"{path}, line {_line_number(path, offset)} is not JSON ({why}); mend or remove it.") from error
-    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+    if kind is not None:
+        record = read_record(kind, content)
+        if isinstance(record, str):
+            raise UserError(f"{path}, line {_line_number(path, offset)} {record}.")
+        return RawDocument(name, words(kind, record), record)
+    if not isinstance(content, dict) or not isinstance(content.get("text"), str):
         raise UserError(f'{path}, line {_line_number(path, offset)} has no "text" string; give every line one.')
-    text: str = record["text"]
-    return text
+    return RawDocument(name, content["text"])
 
 
 def _line_number(path: str, offset: int) -> int:

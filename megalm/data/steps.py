@@ -4,19 +4,22 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from megalm.data.bpe import end_of_document, open_tokenizer, vocabulary_size
-from megalm.data.clean_shard import CleanJob, CleanShard, read_shard
+from megalm.data.clean_shard import CleanJob, CleanShard, read_shard, read_texts
 from megalm.data.cleaning import Reason
 from megalm.data.fates import Fate, FateJob, read_fates
 from megalm.data.files import write_text
 from megalm.data.indexed import IndexedTokens, token_dtype
 from megalm.data.indexed_writer import IndexedWriter
-from megalm.data.meta import FORMAT, META, TOKENIZER, TRAIN, VALIDATION, Meta, tokenizer_digest
+from megalm.data.meta import FORMAT, META, TOKENIZER, TRAIN, VALIDATION, Meta, RecordsMeta, tokenizer_digest
 from megalm.data.options import Options
+from megalm.data.part_statistics import part_statistics
 from megalm.data.report import Report
 from megalm.data.sources import Span
 from megalm.data.token_shard import TokenizerJob, TokenJob
@@ -63,33 +66,44 @@ class Steps:
         self._learn(paths, fates_path)
         tokenizer = open_tokenizer(self.work / TOKENIZER)
         end_token, end_id = end_of_document(tokenizer, self.options.end_of_document)
+        rendering = self.options.rendering.with_labels(
+            text
+            for path, codes in zip(paths, fates, strict=True)
+            for text in read_texts(path, codes <= Fate.VALIDATION)
+        )
         jobs = [
-            TokenJob(path, codes, self.work / TOKENIZER, end_id, self.work / f"tokens-{number:06}")
+            TokenJob(path, codes, self.work / TOKENIZER, end_id, rendering, self.work / f"tokens-{number:06}")
             for number, (path, codes) in enumerate(zip(paths, fates, strict=True))
         ]
         self._do("encoding", jobs)
         report.vocab_size = vocabulary_size(tokenizer)
-        report.train_documents, report.train_tokens = self._join(TRAIN, jobs, report.vocab_size)
-        report.validation_documents, report.validation_tokens = self._join(VALIDATION, jobs, report.vocab_size)
+        dtype = token_dtype(max(report.vocab_size, len(rendering.labels)))
+        report.train_documents, report.train_tokens = self._join(TRAIN, jobs, dtype)
+        report.validation_documents, report.validation_tokens = self._join(VALIDATION, jobs, dtype)
+        if rendering.kind is not None:
+            report.parts = part_statistics(IndexedTokens(self.work / TRAIN), rendering.labels)
         meta = Meta(
             format=FORMAT,
             vocab_size=report.vocab_size,
             eos_token=end_token,
             eos_id=end_id,
-            dtype=token_dtype(report.vocab_size).name,
+            dtype=dtype.name,
             tokenizer_digest=tokenizer_digest(self.work / TOKENIZER),
             train_documents=report.train_documents,
             train_tokens=report.train_tokens,
             validation_documents=report.validation_documents,
             validation_tokens=report.validation_tokens,
+            records=None if rendering.kind is None else RecordsMeta.of(rendering, report.parts),
         )
-        write_text(self.work / META, meta.model_dump_json(indent=2) + "\n")
+        write_text(self.work / META, meta.model_dump_json(indent=2, exclude_none=True) + "\n")
         return report
 
     def _clean(self) -> tuple[list[CleanShard], tuple[Path, ...]]:
         find_near = self.options.near_duplicates > 0
         jobs = [
-            CleanJob(spans, self.options.rules, find_near, self.work / f"clean-{number:06}.npz")
+            CleanJob(
+                spans, self.options.rules, self.options.rendering.kind, find_near, self.work / f"clean-{number:06}.npz"
+            )
             for number, spans in enumerate(self.shards)
         ]
         self._do("cleaning", jobs)
@@ -101,8 +115,8 @@ class Steps:
         if self.options.tokenizer is not None:
             shutil.copyfile(self.options.tokenizer, target)
         elif self.options.vocab_size is not None:
-            size, special = self.options.vocab_size, self.options.special_tokens
-            job = TokenizerJob(shards, fates, size, self.options.sample_bytes(), special, target)
+            size, rendering = self.options.vocab_size, self.options.rendering
+            job = TokenizerJob(shards, fates, size, self.options.sample_bytes(), rendering, target)
             self._do("learning the tokenizer", [job])
 
     def _do(self, title: str, jobs: Sequence[Job]) -> None:
@@ -116,9 +130,9 @@ class Steps:
         if not self.console.is_terminal:
             self.console.print(f"{title}: {len(jobs)} of {len(jobs)} done")
 
-    def _join(self, split: str, jobs: list[TokenJob], vocab_size: int) -> tuple[int, int]:
+    def _join(self, split: str, jobs: list[TokenJob], dtype: np.dtype[Any]) -> tuple[int, int]:
         documents = tokens = 0
-        with IndexedWriter(self.work / split, token_dtype(vocab_size)) as writer:
+        with IndexedWriter(self.work / split, dtype) as writer:
             for job in jobs:
                 shard = IndexedTokens(job.split(split))
                 writer.add_corpus(shard)

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from megalm.data.bpe import encode, open_tokenizer, train_bpe, vocabulary_size
+from megalm.data.bpe import open_tokenizer, train_bpe, vocabulary_size
 from megalm.data.clean_shard import read_shard, read_texts
 from megalm.data.fates import Fate, fraction, read_fates
 from megalm.data.files import write_text
 from megalm.data.indexed import pair, token_dtype
 from megalm.data.indexed_writer import IndexedWriter
 from megalm.data.meta import TRAIN, VALIDATION
+from megalm.data.render import Rendering
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class TokenizerJob:
 
     Attributes:
         sample_bytes: about how much text to learn from; the documents are drawn by a hash of their text.
-        special_tokens: beside the end of a document.
+        rendering: how documents are read; its special tokens are the tokenizer's.
     """
 
     shards: tuple[Path, ...]
     fates: Path
     vocab_size: int
     sample_bytes: int
-    special_tokens: tuple[str, ...]
+    rendering: Rendering
     target: Path
 
     def run(self) -> None:
@@ -42,8 +43,10 @@ class TokenizerJob:
         ]
         if not any(wanted.any() for wanted in sampled):
             sampled = in_train
-        texts = (text for path, wanted in zip(self.shards, sampled, strict=True) for text in read_texts(path, wanted))
-        write_text(self.target, train_bpe(texts, self.vocab_size, self.special_tokens).to_str(pretty=True))
+        kept = (text for path, wanted in zip(self.shards, sampled, strict=True) for text in read_texts(path, wanted))
+        texts = (text for document in kept for text in self.rendering.learnable(document))
+        tokenizer = train_bpe(texts, self.vocab_size, self.rendering.special_tokens)
+        write_text(self.target, tokenizer.to_str(pretty=True))
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class TokenJob:
     Attributes:
         fates: what becomes of each text of the shard, uint8 [texts].
         end_id: the token that ends a document.
+        rendering: how documents become token ids.
         prefix: the pairs are ``PREFIX-train`` and ``PREFIX-validation``.
     """
 
@@ -60,6 +64,7 @@ class TokenJob:
     fates: NDArray[np.uint8]
     tokenizer: Path
     end_id: int
+    rendering: Rendering
     prefix: Path
 
     def split(self, name: str) -> Path:
@@ -74,8 +79,8 @@ class TokenJob:
     def run(self) -> None:
         """Write both pairs."""
         tokenizer = open_tokenizer(self.tokenizer)
-        dtype = token_dtype(vocabulary_size(tokenizer))
+        dtype = token_dtype(max(vocabulary_size(tokenizer), len(self.rendering.labels)))
         for name, fate in ((VALIDATION, Fate.VALIDATION), (TRAIN, Fate.TRAIN)):
             with IndexedWriter(self.split(name), dtype) as writer:
                 for text in read_texts(self.shard, self.fates == fate):
-                    writer.add_document(encode(tokenizer, text, self.end_id))
+                    writer.add_parts(self.rendering.sequences(tokenizer, text, self.end_id))

@@ -54,6 +54,23 @@ def test_megatron_reads_what_we_write(tmp_path: Path, megatron: Any, vocab_size:
     assert theirs.document_indices.tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_megatron_reads_the_parts_that_we_write(tmp_path: Path, megatron: Any) -> None:
+    documents = [[(0, [5, 6]), (1, [7])], [(2, [8])], [(0, []), (1, [9, 10])]]
+    for prefix, some in (("a", documents[:2]), ("b", documents[2:])):
+        with IndexedWriter(tmp_path / prefix, token_dtype(100)) as writer:
+            for parts in some:
+                writer.add_parts([(mode, np.array(tokens, np.int64)) for mode, tokens in parts])
+    with IndexedWriter(tmp_path / "all", token_dtype(100)) as writer:
+        writer.add_corpus(IndexedTokens(tmp_path / "a"))
+        writer.add_corpus(IndexedTokens(tmp_path / "b"))
+    ours = IndexedTokens(tmp_path / "all")
+    assert [[(mode, tokens.tolist()) for mode, tokens in ours.parts(index)] for index in range(3)] == documents
+    theirs = megatron.IndexedDataset(str(tmp_path / "all"), multimodal=True)
+    read = [(theirs[index][1], theirs[index][0].tolist()) for index in range(len(theirs))]
+    assert read == [part for document in documents for part in document]
+    assert theirs.document_indices.tolist() == [0, 2, 3, 5]
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.int32, np.int64, np.uint16])
 @pytest.mark.parametrize("multimodal", [False, True])
 def test_we_read_what_megatron_writes(tmp_path: Path, megatron: Any, dtype: type, multimodal: bool) -> None:
