@@ -10,6 +10,7 @@ labelled   the source of a function, and the package that it is from; modules ou
 """
 
 import ast
+import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,19 +34,19 @@ def code_records(kind: Kind, path: Path) -> Iterator[tuple[str, Record]]:
     if kind == "labelled" and (package is None or {"test", "tests"}.intersection(path.parts)):
         return
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode().replace("\r\n", "\n").replace("\r", "\n")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that old code has
             tree = ast.parse(text)
     except (ValueError, SyntaxError, RecursionError):
         return
+    lines = text.split("\n")
     for node in ast.walk(tree):
         if not isinstance(node, Function):
             continue
-        if kind == "labelled":
-            source = ast.get_source_segment(text, node)
-            if source is not None and package is not None:
-                yield node.name, {"text": source, "label": package}
+        if kind == "labelled" and package is not None:
+            source = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
+            yield node.name, {"text": source, "label": package}
         elif (sentence := _sentence(node)) is not None:
             yield node.name, _described(kind, sentence, _signature(node))
 

@@ -50,7 +50,8 @@ def test_packages_are_labels(tmp_path: Path) -> None:
     records = [record for _, record in code_records("labelled", tmp_path / "outer" / "inner" / "__init__.py")]
     assert {record["label"] for record in records} == {"outer"}
     assert len(records) == 4
-    assert records[-1]["text"].startswith("def m(self):")
+    assert records[-1]["text"].splitlines()[0] == "def m(self):"
+    assert records[-1]["text"].splitlines()[-1] == '    return "\\d"'
     assert list(code_records("labelled", tmp_path / "outer" / "test" / "__init__.py")) == []
 
 
