@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from megalm.boxes import Box
@@ -12,6 +13,7 @@ from megalm.mesh import Mesh
 from megalm.parallel.data.stored import Stored
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
+from megalm.section import Section
 from megalm.training.backend import Backend
 from megalm.training.held import Held
 from megalm.training.model import model_positions
@@ -89,9 +91,12 @@ def check_same_run(config: RunConfig, checkpoint: "Checkpoint") -> None:
     Raises:
         UserError: a key of ``FIXED`` differs; the key is named.
     """
+    was = {**checkpoint.facts["config"]}
+    for name in {key.partition(".")[0] for key in FIXED}:
+        was[name] = _as_said_now(getattr(config, name), was[name])
     now = config.model_dump(mode="json", by_alias=True)
     for key in FIXED:
-        saved, asked = checkpoint.facts["config"], now
+        saved, asked = was, now
         for word in key.split("."):
             saved, asked = saved[word], asked[word]
         if saved != asked:
@@ -100,6 +105,14 @@ def check_same_run(config: RunConfig, checkpoint: "Checkpoint") -> None:
                 f"{name} was {saved} when this run was saved and is {asked} now, which would be another run; put it "
                 "back, or choose another run.dir."
             )
+
+
+def _as_said_now(section: Section, saved: Any) -> Any:
+    """Return a section as this version would have saved it: keys newer than the checkpoint have their defaults."""
+    try:
+        return type(section).model_validate(saved).model_dump(mode="json", by_alias=True)
+    except (ValidationError, UserError):  # what no longer can be said is told as it was
+        return saved
 
 
 def _first_difference(key: str, saved: Any, asked: Any) -> tuple[str, Any, Any]:

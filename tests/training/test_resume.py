@@ -2,19 +2,23 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from torch import nn
 
+from megalm.checkpoint.checkpoint import Checkpoint
 from megalm.checkpoint.store import CheckpointStore
+from megalm.errors import UserError
 from megalm.layout import Layout
 from megalm.mesh import Axis, Mesh
 from megalm.models.config import ModelConfig
 from megalm.parallel.data.config import ZeroConfig
 from megalm.run_config import RunConfig
 from megalm.training.build import TrainingState, build_state
-from megalm.training.resume import FIXED, facts, local_pieces, owned_pieces, restore
+from megalm.training.resume import FIXED, check_same_run, facts, local_pieces, owned_pieces, restore
 from megalm.training.step import train_step
 from tests.ranks import RankContext, RankPool
 from tests.training.test_step import share_of
@@ -153,3 +157,19 @@ def test_what_may_not_change_is_named_by_keys_of_the_run_file() -> None:
         value = tree
         for word in key.split("."):
             value = value[word]
+
+
+def test_a_key_that_is_newer_than_the_checkpoint_had_its_default() -> None:
+    """Oracle: facts from which keys are taken out that the run leaves at their defaults, or does not."""
+    config = run_config(Layout())
+
+    def checkpoint_without(*keys: str) -> Checkpoint:
+        tree = config.model_dump(mode="json", by_alias=True)
+        for section, key in (key.split(".") for key in keys):
+            del tree[section][key]
+        return cast(Checkpoint, SimpleNamespace(facts={"config": tree}))
+
+    check_same_run(config, checkpoint_without("model.options", "data.reset_attention", "train.stop_after"))
+    reset = config.model_copy(update={"data": config.data.model_copy(update={"reset_attention": True})})
+    with pytest.raises(UserError, match=r"^data.reset_attention was False when .* and is True now"):
+        check_same_run(reset, checkpoint_without("data.reset_attention"))
