@@ -23,11 +23,15 @@ train:
 	@test -f $(CORPUS)/meta.json || $(BIN)/megalm data prepare python-stdlib --output $(CORPUS) --vocab-size 4096
 	@$(BIN)/megalm train examples/quickstart.yaml
 
+# Most tests use one core at a time; those of whole clusters want the machine for themselves.
 test: check
-	@$(BIN)/python -m pytest
+	@failed=0; \
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/cluster || failed=1; \
+	$(BIN)/python -m pytest tests/cluster || failed=1; \
+	exit $$failed
 
-test-full: check
-	@MEGALM_TEST_FULL=1 $(BIN)/python -m pytest
+test-full: export MEGALM_TEST_FULL=1
+test-full: test
 
 check:
 	@tools/setup.sh test

