@@ -139,10 +139,21 @@ class Mesh:
     def subset(self, name: str, positions: Sequence[int]) -> Axis:
         """Return an axis of only some positions of one axis, this rank's among them.
 
-        Its group is made when it is first asked for: each of its ranks asks, for several in the same order.
+        Its group is made when it is first asked for: each of its ranks asks, for several in the same order; and where
+        subsets overlap the others do too, by ``leave_out``.
         """
         along = self.axis(name).ranks
         return self._own_group(name, [along[position] for position in positions])
+
+    def leave_out(self, name: str, positions: Sequence[int]) -> None:
+        """Stand aside while others make the group of a subset of which this rank is none.
+
+        torch names a group by how many its ranks have made, so all of an axis must have made as many.
+        """
+        along = self.axis(name).ranks
+        ranks = tuple(along[position] for position in positions)
+        if len(ranks) > 1 and ranks not in self._groups:
+            self._groups[ranks] = _new_group([self.rank], self.timeout_s, None)
 
     def shards(self, size: int) -> tuple[Axis, Axis]:
         """Cut the data axis into groups of ``size`` neighbours: return this rank's group, and its like in the others.

@@ -14,6 +14,7 @@ from megalm.data.config import DataConfig
 from megalm.errors import UserError
 from megalm.layout import Layout
 from megalm.models.config import ModelConfig
+from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.not_built import refuse_what_is_not_built
 from megalm.objectives.config import ObjectiveConfig
 from megalm.optim.config import OptimizerConfig
@@ -99,9 +100,14 @@ class RunConfig(Section):
         num_stages = layout.pp * stages_per_rank(self.pipeline.schedule, self.pipeline.stages_per_rank)
         if ":" in model.family:  # a model of the user's own reads its sizes as it likes
             return self
+        if ":" not in self.objective.name and (model.family in ENCODER_DECODERS) != (self.objective.name == "seq2seq"):
+            raise UserError(
+                f"objective.name={self.objective.name} is not for model.family={model.family}: seq2seq is what an "
+                f"encoder-decoder learns ({', '.join(sorted(ENCODER_DECODERS))}), and no other family does."
+            )
         sizes = self.pipeline.blocks_per_stage
-        partition([1.0] * (model.num_hidden_layers + 2), num_stages, None if sizes == "auto" else sizes)
-        if train.seq_length > model.longest_sequence:
+        partition([1.0] * model.num_blocks, num_stages, None if sizes == "auto" else sizes)
+        if model.longest_sequence is not None and train.seq_length > model.longest_sequence:
             unused = f" less the {model.first_position} rows before a first token's" if model.first_position else ""
             raise UserError(
                 f"train.seq_length={train.seq_length} is longer than the model.max_position_embeddings="

@@ -176,3 +176,20 @@ def test_a_subset_of_an_axis_and_the_upward_axis(ranks: RankPool) -> None:
     assert [ranks for ranks, _, _ in found] == [(0, 4), (1, 5), (), (), (0, 4), (1, 5)]
     assert [total for _, total, _ in found] == [10001, 100010, 100, 1000, 10001, 100010]
     assert all(upward for _, _, upward in found)
+
+
+def meet_in_a_chain(context: RankContext) -> list[float]:
+    mesh = Mesh.build(Layout(pp=context.num_ranks), timeout_s=30)
+    totals = []
+    for pair in ([0, 1], [2, 3], [1, 2], [0, 1]):
+        if mesh.pp.rank in pair:
+            total = torch.tensor(10.0**context.rank)
+            dist.all_reduce(total, group=mesh.subset("pp", pair).group)
+            totals.append(total.item())
+        else:
+            mesh.leave_out("pp", pair)
+    return totals
+
+
+def test_subsets_that_overlap(ranks: RankPool) -> None:
+    assert ranks.run(4, meet_in_a_chain) == [[11, 11], [11, 110, 11], [1100, 110], [1100]]

@@ -75,6 +75,7 @@ def test_the_example_block_loads_with_every_key(tmp_path: Path) -> None:
         ("optimizer.lr=0.1e-30", "track.name='yes'", "track.tags=[a, '5']", "checkpoint.async=false"),
         ("model.family=mine.models:build", "model.options={a: null, b: [1, {c: 2.5}]}", "train.stop_after=3"),
         ("data.train.1={path: b, weight: 3}", "data.validation=[c]", "data.tokenizer=d"),
+        ("model.family=t5", "objective={name: seq2seq, seq2seq: denoising}", "train.seq_length=5000"),
     ],
 )
 def test_the_resolved_run_file_loads_back_equal(small: Path, overrides: tuple[str, ...]) -> None:
@@ -186,6 +187,8 @@ def test_what_is_wrong_is_told_with_its_key(small: Path, override: str, sentence
             ],
             "train.seq_length=513 is longer than the model.max_position_embeddings=514 less the 2 rows before a first",
         ),
+        (["model.family=t5"], "objective.name=clm is not for model.family=t5: seq2seq is what an encoder-decoder"),
+        (["objective.name=seq2seq"], "objective.name=seq2seq is not for model.family=gpt2"),
         (["layout.tp=5"], "layout.tp=5 is more than model.num_attention_heads=4"),
         (["layout.pp=5"], "the pipeline has 5 stages, but the model has only 4 blocks"),
         (["layout.pp=3", "pipeline.schedule=zb-v"], "the pipeline has 6 stages, but the model has only 4 blocks"),

@@ -1,7 +1,7 @@
 """The model section of the run file. Field names are Hugging Face's."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -54,6 +54,16 @@ FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
         "type_vocab_size": 1,
         "pad_token_id": 1,
     },
+    "t5": {
+        "layer_norm_epsilon": 1e-6,
+        "tie_word_embeddings": True,
+        "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128,
+        "feed_forward_proj": "relu",
+        "initializer_factor": 1.0,
+        "dropout_rate": 0.0,
+        "decoder_start_token_id": None,
+    },
 }
 """What each family has beside the sizes, and its defaults; a field that is not a family's is refused there."""
 
@@ -69,29 +79,35 @@ _SIZES = frozenset(
         "options",
     }
 )
-_FAMILY_SIZES: Mapping[str, set[str]] = {"llama": {"num_key_value_heads", "head_dim"}}
+_FAMILY_SIZES: Mapping[str, set[str]] = {
+    "llama": {"num_key_value_heads", "head_dim"},
+    "t5": {"head_dim", "num_decoder_layers"},
+}
 
 
 class ModelConfig(Section):
     """What the model is. Every field is resolved: what the run file leaves out comes from the preset or the family."""
 
     family: str = Field(
-        description="the shape: gpt2 | gpt_neox | llama | bert | roberta, or package.module:name of your own builder"
+        description="the shape: gpt2 | gpt_neox | llama | bert | roberta | t5, or package.module:name of your own "
+        "builder"
     )
     preset: str | None = Field(None, description="a named size whose fields are the defaults: " + ", ".join(PRESETS))
-    num_hidden_layers: int = Field(ge=1, description="number of blocks; compute and memory grow with it")
+    num_hidden_layers: int = Field(ge=1, description="number of blocks, of an encoder-decoder the encoder's")
     hidden_size: int = Field(ge=1, description="features of a token between blocks; compute grows with its square")
     num_attention_heads: int = Field(ge=1, description="query heads; tp may be at most this")
     vocab_size: int = Field(ge=1, description="tokens the model knows; at least the tokenizer's; need not divide by tp")
     num_key_value_heads: int | None = Field(None, ge=1, description="key heads, a divisor of the query heads (llama)")
-    head_dim: int | None = Field(None, ge=1, description="features of a head; hidden_size / heads by default (llama)")
+    head_dim: int | None = Field(
+        None, ge=1, description="features of a head; hidden_size / heads by default (llama, t5)"
+    )
     intermediate_size: int | None = Field(
         None, ge=1, description="features inside the MLP: 4 x hidden, for llama two thirds of that rounded up to 64"
     )
     max_position_embeddings: int = Field(1024, ge=1, description="longest sequence; learned positions have this many")
     initializer_range: float = Field(0.02, ge=0, description="standard deviation of the drawn weights")
     tie_word_embeddings: bool = Field(False, description="whether the head shares the embedding's table")
-    layer_norm_epsilon: float | None = Field(None, gt=0, description="added to the variance in norms (gpt2)")
+    layer_norm_epsilon: float | None = Field(None, gt=0, description="added to the variance in norms (gpt2, t5)")
     layer_norm_eps: float | None = Field(
         None, gt=0, description="added to the variance in norms (gpt_neox, bert, roberta)"
     )
@@ -126,8 +142,26 @@ class ModelConfig(Section):
     pad_token_id: int | None = Field(
         None, ge=0, description="positions begin after this row of their table, which padding has (roberta)"
     )
+    num_decoder_layers: int | None = Field(
+        None, ge=1, description="blocks of the decoder; the encoder's by default (t5)"
+    )
+    relative_attention_num_buckets: int | None = Field(
+        None, ge=4, description="distances that the bias of attention tells apart, some of them in groups (t5)"
+    )
+    relative_attention_max_distance: int | None = Field(
+        None, ge=2, description="distance from which on all are one group, more than half of the buckets (t5)"
+    )
+    feed_forward_proj: Literal["relu", "gated-gelu", "gated-silu"] | None = Field(
+        None, description="the MLP: relu between two matrices, or a gate of a third one (t5)"
+    )
+    initializer_factor: float | None = Field(
+        None, ge=0, description="multiplies the standard deviations of drawn weights, which follow from sizes (t5)"
+    )
+    dropout_rate: float | None = Field(
+        None, ge=0, lt=1, description="dropout everywhere; takes the slower math path of attention (t5)"
+    )
     decoder_start_token_id: int | None = Field(
-        None, ge=0, description="what an encoder-decoder's decoder is told before its first token; padding by default"
+        None, ge=0, description="what a decoder is told before its first token; padding by default (t5)"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="free keys for your own family's builder")
 
@@ -137,9 +171,17 @@ class ModelConfig(Section):
         return 0 if self.pad_token_id is None else self.pad_token_id + 1
 
     @property
-    def longest_sequence(self) -> int:
-        """Tokens of the longest sequence that the model has positions for."""
+    def longest_sequence(self) -> int | None:
+        """Tokens of the longest sequence that the model has positions for; ``None`` where they have no table."""
+        if "max_position_embeddings" not in FAMILY_DEFAULTS[self.family]:
+            return None
         return self.max_position_embeddings - self.first_position
+
+    @property
+    def num_blocks(self) -> int:
+        """What a pipeline's stages are made of: embedding, layers and head; a decoder behind an encoder embeds too."""
+        decoder = 0 if self.num_decoder_layers is None else self.num_decoder_layers + 1
+        return self.num_hidden_layers + decoder + 2
 
     @model_validator(mode="before")
     @classmethod
@@ -164,11 +206,13 @@ class ModelConfig(Section):
                 )
             return given
         defaults = {**_SHARED, **FAMILY_DEFAULTS[family]}
+        if "initializer_factor" in defaults:
+            del defaults["initializer_range"]
         foreign = [
             name
             for name in given
             if name in cls.model_fields
-            and given[name] is not None
+            and given[name] not in (None, cls.model_fields[name].default)
             and name not in defaults.keys() | _SIZES | _FAMILY_SIZES.get(family, set())
         ]
         if foreign:
@@ -177,11 +221,14 @@ class ModelConfig(Section):
         hidden = resolved.get("hidden_size")
         if isinstance(hidden, int) and "intermediate_size" not in resolved:
             resolved["intermediate_size"] = -(-8 * hidden // (3 * 64)) * 64 if family == "llama" else 4 * hidden
-        if family == "llama":
-            heads = resolved.get("num_attention_heads")
+        sizes = _FAMILY_SIZES.get(family, set())
+        heads = resolved.get("num_attention_heads")
+        if "num_key_value_heads" in sizes:
             resolved.setdefault("num_key_value_heads", heads)
-            if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
-                resolved.setdefault("head_dim", hidden // heads)
+        if "head_dim" in sizes and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+            resolved.setdefault("head_dim", hidden // heads)
+        if "num_decoder_layers" in sizes:
+            resolved.setdefault("num_decoder_layers", resolved.get("num_hidden_layers"))
         return resolved
 
     @model_validator(mode="after")
@@ -190,7 +237,7 @@ class ModelConfig(Section):
         if self.family not in FAMILY_DEFAULTS:
             return self
         heads = self.num_attention_heads
-        if self.hidden_size % heads and (self.family != "llama" or self.head_dim == self.hidden_size // heads):
+        if self.hidden_size % heads and self.head_dim in (None, self.hidden_size // heads):
             raise UserError(
                 f"model.num_attention_heads={heads} does not divide model.hidden_size={self.hidden_size}; choose a "
                 "divisor."
@@ -200,6 +247,12 @@ class ModelConfig(Section):
                 f"model.num_key_value_heads={self.num_key_value_heads} does not divide "
                 f"model.num_attention_heads={heads}; choose a divisor."
             )
-        if self.head_dim is not None and self.head_dim % 2:
+        if self.rope_theta is not None and self.head_dim is not None and self.head_dim % 2:
             raise UserError(f"model.head_dim={self.head_dim} is odd, but rotation takes pairs; choose an even one.")
+        distance, buckets = self.relative_attention_max_distance, self.relative_attention_num_buckets
+        if distance is not None and buckets is not None and distance <= buckets // 2:
+            raise UserError(
+                f"model.relative_attention_max_distance={distance} is not more than half of the "
+                f"model.relative_attention_num_buckets={buckets}; choose a longer distance or fewer buckets."
+            )
         return self

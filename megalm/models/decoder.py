@@ -76,7 +76,7 @@ class DecoderLayer(nn.Module):
             return self.self_attn(normed, batch, again=again, read=read)  # type: ignore[no-any-return]
 
         def think(normed: Tensor) -> Tensor:
-            return self.mlp(normed, again=again, read=not again)  # type: ignore[no-any-return]
+            return self.mlp(normed, token_rows, again=again, read=not again)  # type: ignore[no-any-return]
 
         attended = self.attention_residual(self._behind(self.input_layernorm, x, attend), token_rows)
         x_and_attended = x + attended

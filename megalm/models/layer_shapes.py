@@ -49,6 +49,7 @@ class MlpShape:
         activation: the non-linearity.
         std: standard deviation of the weights that lead in.
         out_std: of the one that leads out.
+        dropout: of the features inside.
     """
 
     hidden_size: int
@@ -57,3 +58,4 @@ class MlpShape:
     activation: Activation
     std: float
     out_std: float
+    dropout: float = 0.0

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from megalm.mesh import Axis
 from megalm.models.layer_shapes import Activation, MlpShape
+from megalm.parallel.tensor.dropout import InnerDropout
 from megalm.parallel.tensor.linear import ColumnParallelLinear, RowParallelLinear, column_products
 from megalm.parallel.tensor.recomputed import through
+from megalm.param_spec import even_ranges
 from megalm.recompute import Operation
 
 
@@ -39,12 +41,20 @@ class Mlp(nn.Module):
         self.up_proj = _in(shape, axis, sequence_parallel)
         self.down_proj = _out(shape, axis, sequence_parallel)
         self.activation = activation(shape.activation)
+        self.dropout = _inside(shape, axis)
         self.recomputed: frozenset[Operation] = frozenset()
 
-    def forward(self, x: Tensor, *, again: bool = False, read: bool = True) -> Tensor:
-        """Map rows [n, hidden] to rows [n, hidden]; for ``again`` and ``read`` see ``Attention``."""
+    def forward(self, x: Tensor, token_rows: Tensor, *, again: bool = False, read: bool = True) -> Tensor:
+        """Map rows [n, hidden] to rows [n, hidden].
+
+        Args:
+            x: the rows.
+            token_rows: int64 [t], the run-wide numbers of the micro-batch's tokens.
+            again: see ``Attention``.
+            read: see ``Attention``.
+        """
         return through(
-            self.activation,
+            lambda up: self.dropout(self.activation(up), token_rows),
             column_products(x, [self.up_proj], keep_whole=again),
             lambda rows: self.down_proj(rows, read=read),
             recompute="activation" in self.recomputed,
@@ -67,12 +77,13 @@ class GatedMlp(nn.Module):
         self.up_proj = _in(shape, axis, sequence_parallel)
         self.down_proj = _out(shape, axis, sequence_parallel)
         self.activation = activation(shape.activation)
+        self.dropout = _inside(shape, axis)
         self.recomputed: frozenset[Operation] = frozenset()
 
-    def forward(self, x: Tensor, *, again: bool = False, read: bool = True) -> Tensor:
-        """Map rows [n, hidden] to rows [n, hidden]; for ``again`` and ``read`` see ``Attention``."""
+    def forward(self, x: Tensor, token_rows: Tensor, *, again: bool = False, read: bool = True) -> Tensor:
+        """Map rows [n, hidden] to rows [n, hidden]; see ``Mlp``."""
         return through(
-            lambda gate, up: self.activation(gate) * up,
+            lambda gate, up: self.dropout(self.activation(gate) * up, token_rows),
             column_products(x, (self.gate_proj, self.up_proj), keep_whole=again),
             lambda rows: self.down_proj(rows, read=read),
             recompute="activation" in self.recomputed,
@@ -88,6 +99,10 @@ def _in(shape: MlpShape, axis: Axis, sequence_parallel: bool) -> ColumnParallelL
         std=shape.std,
         sequence_parallel=sequence_parallel,
     )
+
+
+def _inside(shape: MlpShape, axis: Axis) -> InnerDropout:
+    return InnerDropout(shape.dropout, even_ranges(shape.intermediate_size, axis.size)[axis.rank][0])
 
 
 def _out(shape: MlpShape, axis: Axis, sequence_parallel: bool) -> RowParallelLinear:

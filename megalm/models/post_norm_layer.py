@@ -58,7 +58,7 @@ class PostNormLayer(nn.Module):
         token_rows = batch.rows_bs.flatten()
 
         def think(attended: Tensor) -> Tensor:
-            summed: Tensor = attended + self.mlp_residual(self.mlp(attended, again=again), token_rows)
+            summed: Tensor = attended + self.mlp_residual(self.mlp(attended, token_rows, again=again), token_rows)
             return summed
 
         attended = x + self.attention_residual(self.self_attn(x, batch, again=again), token_rows)

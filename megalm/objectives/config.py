@@ -11,7 +11,7 @@ from megalm.section import Section
 Noise = Literal["mask", "delete", "infill", "permute", "rotate"]
 
 _DENOISING: Mapping[str, Any] = {"noise": ["infill", "permute"], "noise_density": 0.3, "mean_span_length": 3.0}
-_SENTENCES: Mapping[str, Any] = {"sentence_ends": [".", "?", "!", "\n"]}
+_SENTENCES: Mapping[str, Any] = {"sentence_ends": [".", "?", "!"]}
 _SEQ2SEQ: Mapping[str, Mapping[str, Any]] = {
     "spans": {"noise_density": 0.15, "mean_span_length": 3.0},
     "denoising": _DENOISING,
@@ -50,8 +50,8 @@ class ObjectiveConfig(Section):
     sentence_ends: list[str] | None = Field(
         None,
         min_length=1,
-        description="For permute: a sentence ends with a token whose text, spaces aside, ends so, or has a line break "
-        'where that is one of them. Default [".", "?", "!", "\\n"].',
+        description="For permute: a sentence ends with a token whose text, spaces aside, ends so, with a line break, "
+        'and with a document. Default [".", "?", "!"].',
     )
 
     @model_validator(mode="before")

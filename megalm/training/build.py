@@ -167,7 +167,7 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
         prefetch=config.zero.prefetch,
     )
     buckets = [bucket for held in part.buckets.values() for bucket in held]
-    ties = {name: mesh.subset("pp", ranks) for name, ranks in part.held.holders.items() if mesh.pp.rank in ranks}
+    ties = _ties(part.held, mesh)
     exchange = Exchange(part.buckets, shard, replicas, {"tp": mesh.tp}, _uses(part), ties)
     exchange.publish()
     offload = None
@@ -197,6 +197,17 @@ def build_state(config: RunConfig, mesh: Mesh) -> TrainingState:
     return TrainingState(
         mesh, part.model, part.held, buckets, exchange, programs, engine, optimizer, schedule, scale, host
     )
+
+
+def _ties(held: Held, mesh: Mesh) -> dict[str, Axis]:
+    """Return, for each of this rank's parameters that other ranks of the pipeline hold too, the axis of them all."""
+    ties = {}
+    for name, holders in held.holders.items():
+        if mesh.pp.rank in holders:
+            ties[name] = mesh.subset("pp", holders)
+        else:
+            mesh.leave_out("pp", holders)
+    return ties
 
 
 def _update_rule(config: OptimizerConfig) -> UpdateRule:

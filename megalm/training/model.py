@@ -15,6 +15,8 @@ from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
 from megalm.models.decoder import build_decoder, fill_tables
 from megalm.models.decoder_shape import DECODERS
 from megalm.models.encoder import build_encoder
+from megalm.models.encoder_decoder import build_encoder_decoder
+from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.models.encoder_shape import ENCODERS
 from megalm.parallel.data.bucket import Bucket, give_storage, make_bucket
 from megalm.parallel.tensor.dropout import name_streams
@@ -31,6 +33,7 @@ Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
 BUILDERS: Mapping[str, Builder] = {
     **dict.fromkeys(DECODERS, build_decoder),
     **dict.fromkeys(ENCODERS, build_encoder),
+    **dict.fromkeys(ENCODER_DECODERS, build_encoder_decoder),
 }
 """What builds each family."""
 

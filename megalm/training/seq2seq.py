@@ -63,12 +63,11 @@ def _examples(config: RunConfig, special: SpecialTokens) -> tuple[Examples, int]
 
 
 def ends_of_sentences(special: SpecialTokens, vocab_size: int, ends: Sequence[str]) -> NDArray[np.bool_]:
-    """Return, by token id, whether a sentence ends with the token; the end of a document always ends one."""
+    """Return, by token id, whether a sentence ends with the token: by ``ends``, a line break, or the document's end."""
     found = np.zeros(vocab_size, np.bool_)
-    suffixes, breaks = tuple(end for end in ends if end != "\n"), "\n" in ends
     size = special.tokenizer.get_vocab_size()
     texts = special.tokenizer.decode_batch([[number] for number in range(size)], skip_special_tokens=False)
     for number, text in enumerate(texts[:vocab_size]):
-        found[number] = text.strip().endswith(suffixes) or (breaks and "\n" in text)
+        found[number] = text.strip().endswith(tuple(ends)) or "\n" in text
     found[special.id_of("eos")] = True
     return found

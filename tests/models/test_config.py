@@ -6,7 +6,7 @@ import pytest
 
 from megalm.errors import UserError
 from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
-from megalm.models.decoder_shape import DecoderShape
+from megalm.models.decoder_shape import DECODERS, DecoderShape
 from megalm.models.presets import PRESETS
 from megalm.run_config import RunConfig
 from megalm.validation import validate
@@ -27,9 +27,9 @@ def refusal(**fields: Any) -> str:
 
 
 def hugging_face_defaults() -> dict[str, Any]:
-    from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig
+    from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, T5Config
 
-    return {"gpt2": GPT2Config(), "gpt_neox": GPTNeoXConfig(), "llama": LlamaConfig()}
+    return {"gpt2": GPT2Config(), "gpt_neox": GPTNeoXConfig(), "llama": LlamaConfig(), "t5": T5Config()}
 
 
 def test_what_is_left_out_is_hugging_faces_default() -> None:
@@ -44,15 +44,19 @@ def test_what_is_left_out_is_hugging_faces_default() -> None:
                 assert getattr(ours, name) == theirs.rope_parameters["rope_theta"]
             elif name == "rotary_pct":
                 assert ours.rotary_pct == theirs.rope_parameters["partial_rotary_factor"]
+            elif name == "decoder_start_token_id":
+                assert ours.decoder_start_token_id is None  # the tokenizer's padding
             else:
                 their_name = name if family != "gpt2" else renamed.get(name, name)
                 assert getattr(ours, name) == getattr(theirs, their_name), (family, name)
-        assert ours.initializer_range == theirs.initializer_range
+        if family != "t5":
+            assert ours.initializer_range == theirs.initializer_range
 
 
 def test_activations_are_hugging_faces_defaults() -> None:
     gelu = {"gpt2": "gelu_new", "gpt_neox": "gelu", "llama": "silu"}
-    for family, theirs in hugging_face_defaults().items():
+    for family in sorted(DECODERS):
+        theirs = hugging_face_defaults()[family]
         shape = DecoderShape.of(config_of(family=family))
         assert gelu[family] == (theirs.activation_function if family == "gpt2" else theirs.hidden_act)
         assert shape.tanh_gelu == (gelu[family] == "gelu_new")
@@ -176,3 +180,15 @@ def test_a_family_of_ones_own_reads_any_field() -> None:
 def test_a_family_spelled_out(family: str, fields: dict[str, Any], expected: dict[str, Any]) -> None:
     shape = DecoderShape.of(config_of(family=family, **fields))
     assert {name: getattr(shape, name) for name in expected} == expected
+
+
+def test_an_encoder_decoder_has_two_stacks() -> None:
+    config = config_of(family="t5")
+    assert (config.num_decoder_layers, config.head_dim, config.num_blocks) == (2, 8, 7)
+    config = config_of(family="t5", num_decoder_layers=5, head_dim=7)
+    assert (config.num_decoder_layers, config.head_dim, config.num_blocks) == (5, 7, 10)
+    assert config_of(family="gpt2").num_blocks == 4
+    with pytest.raises(UserError, match=r"model\.initializer_range has no effect in the family t5"):
+        config_of(family="t5", initializer_range=0.2)
+    with pytest.raises(UserError, match=r"max_distance=16 is not more than half of the .*num_buckets=32"):
+        config_of(family="t5", relative_attention_max_distance=16)

@@ -24,4 +24,4 @@ def test_products_around_the_non_linearity(kind: type[Mlp | GatedMlp], name: Act
 
     inner = linear(mlp.up_proj, x)
     inner = theirs(linear(mlp.gate_proj, x)) * inner if isinstance(mlp, GatedMlp) else theirs(inner)
-    torch.testing.assert_close(mlp(x), linear(mlp.down_proj, inner), rtol=0, atol=1e-12)
+    torch.testing.assert_close(mlp(x, torch.arange(5)), linear(mlp.down_proj, inner), rtol=0, atol=1e-12)

@@ -8,7 +8,7 @@ from megalm.errors import UserError
 from megalm.objectives.config import ObjectiveConfig
 from megalm.validation import validate
 
-SENTENCE_ENDS = [".", "?", "!", "\n"]
+SENTENCE_ENDS = [".", "?", "!"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from megalm import rng
 from megalm.mesh import Axis
-from megalm.parallel.tensor.dropout import Dropout, name_streams
+from megalm.parallel.tensor.dropout import Dropout, InnerDropout, name_streams
 from tests.parallel.tensor import slices
 from tests.ranks import RankContext, RankPool
 
@@ -73,3 +73,16 @@ def test_a_stream_is_named_by_the_seed_and_the_path() -> None:
         streams.append([module.stream for module in named.modules() if isinstance(module, Dropout)])
     assert streams[0] == streams[2] == [rng.key(1, "dropout", "0"), rng.key(1, "dropout", "1.0")]
     assert len({*streams[0], *streams[1]}) == 4
+
+
+def test_inside_a_span_the_same_elements_drop_at_every_cut_of_the_features() -> None:
+    """Rows of padding stand behind those of the tokens."""
+    kept = rng.keep_mask(77, TOKEN_ROWS, torch.arange(HIDDEN), P).double() / (1 - P)
+    x = slices.random(TOKENS, HIDDEN)
+    for start, stop in ((0, HIDDEN), (0, 3), (3, HIDDEN)):
+        layer = InnerDropout(P, start)
+        layer.stream = 77
+        out = layer(torch.cat([x, x[:2]])[:, start:stop], TOKEN_ROWS)
+        slices.assert_close(out[:TOKENS], (x * kept)[:, start:stop])
+        assert out.shape == (TOKENS + 2, stop - start)
+        assert layer.eval()(x, TOKEN_ROWS) is x
