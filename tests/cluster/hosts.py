@@ -1,23 +1,25 @@
 """Hosts on one machine: each has its own network address, host name, processes and /run, joined by a bridge.
 
-A host is a shell that is process 1 of its own namespaces; whoever runs a command "on" it enters them. Needs root and
-Linux with iproute2.
+A host is a shell that is process 1 of its own namespaces; whoever runs a command "on" it enters them. Several sets of
+hosts of the same names may be up at a time, and know nothing of one another. Needs root and Linux with iproute2.
 """
 
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
-SWITCH, BRIDGE = "megalm-switch", "br0"
-LOCK = Path("/run/lock/megalm-hosts")
-"""Held as long as hosts are up: their names, and Slurm's folders, are there once on a machine."""
+BRIDGE = "br0"
+LOCKS = Path("/run/lock")
+"""Has a file for each set of hosts, ``megalm-hosts-0``, which is held as long as they are up."""
 INIT = """
 hostname {name}
 mount --bind {hosts} /etc/hosts
@@ -30,6 +32,8 @@ mount --rbind /run/cgroups /sys/fs/cgroup
 echo 'hosts: files' > /run/nsswitch
 mount --bind /run/nsswitch /etc/nsswitch.conf
 mkdir -p /run/sshd /run/munge
+mkdir -p /etc/slurm
+mount --bind {slurm} /etc/slurm
 touch /run/booted
 trap : TERM
 while :; do sleep 1000 & wait; done
@@ -47,37 +51,69 @@ def sh(*command: str) -> None:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
 
+class Site(NamedTuple):
+    """What the hosts of a set have in common.
+
+    Args:
+        prefix: of the names of their networks, which this machine sees.
+        folder: for files that they see in the place of this machine's.
+    """
+
+    prefix: str
+    folder: Path
+
+    def net(self, name: str) -> str:
+        """Return the name of a host's network."""
+        return f"{self.prefix}-{name}"
+
+    @property
+    def switch(self) -> str:
+        """The network that has the bridge."""
+        return self.net("switch")
+
+    @property
+    def table(self) -> Path:
+        """The file that names all hosts: their ``/etc/hosts``."""
+        return self.folder / "hosts"
+
+    @property
+    def slurm(self) -> Path:
+        """Their ``/etc/slurm``."""
+        return self.folder / "slurm"
+
+
 class Host:
     """One host.
 
     Args:
-        name: its host name, and that of its network.
+        name: its host name.
         number: decides its address.
-        hosts: the file that names all hosts.
+        site: of the set of hosts: the prefix of its networks' names, and a folder with what they share.
         rate: of its link, as tc writes it, for example ``1gbit``; ``None`` for no bound.
     """
 
-    def __init__(self, name: str, number: int, hosts: Path, rate: str | None) -> None:
+    def __init__(self, name: str, number: int, site: "Site", rate: str | None) -> None:
         """Plug it in and boot it."""
         self.name, self.address = name, f"10.77.0.{10 + number}"
-        self._hosts, self._port = hosts, f"megalm-p{number}"
-        sh("ip", "netns", "add", name)
-        sh("ip", "link", "add", "eth0", "netns", name, "type", "veth", "peer", "name", self._port, "netns", SWITCH)
-        sh("ip", "-n", SWITCH, "link", "set", self._port, "master", BRIDGE, "up")
-        sh("ip", "-n", name, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        self._site, self._net, self._port = site, site.net(name), f"p{number}"
+        sh("ip", "netns", "add", self._net)
+        peer = ("peer", "name", self._port, "netns", site.switch)
+        sh("ip", "link", "add", "eth0", "netns", self._net, "type", "veth", *peer)
+        sh("ip", "-n", site.switch, "link", "set", self._port, "master", BRIDGE, "up")
+        sh("ip", "-n", self._net, "addr", "add", f"{self.address}/24", "dev", "eth0")
         for link in ("eth0", "lo"):
-            sh("ip", "-n", name, "link", "set", link, "up")
+            sh("ip", "-n", self._net, "link", "set", link, "up")
         if rate is not None:
             shape = ("tbf", "rate", rate, "burst", "256kb", "latency", "20ms")
-            sh("ip", "netns", "exec", name, "tc", "qdisc", "replace", "dev", "eth0", "root", *shape)
+            sh("ip", "netns", "exec", self._net, "tc", "qdisc", "replace", "dev", "eth0", "root", *shape)
         self.boot()
 
     def boot(self) -> None:
         """Start it; a host that was powered off begins anew."""
-        init = INIT.format(name=self.name, hosts=self._hosts)
+        init = INIT.format(name=self.name, hosts=self._site.table, slurm=self._site.slurm)
         namespaces = ("--uts", "--ipc", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc")
         self._unshare = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self.name}", "unshare", *namespaces, "bash", "-ec", init],
+            ["nsenter", f"--net=/run/netns/{self._net}", "unshare", *namespaces, "bash", "-ec", init],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -100,11 +136,11 @@ class Host:
 
     def unplug(self) -> None:
         """Take its network cable out."""
-        sh("ip", "-n", SWITCH, "link", "set", self._port, "down")
+        sh("ip", "-n", self._site.switch, "link", "set", self._port, "down")
 
     def plug(self) -> None:
         """Put its network cable in again."""
-        sh("ip", "-n", SWITCH, "link", "set", self._port, "up")
+        sh("ip", "-n", self._site.switch, "link", "set", self._port, "up")
 
     def command(self, *command: str) -> list[str]:
         """Return what runs a command on this host, in the directory of whoever runs it."""
@@ -137,21 +173,22 @@ class Hosts:
         return self._hosts[name]
 
     def __enter__(self) -> "Hosts":
-        """Boot all; hosts of another process are waited for."""
-        self._lock = LOCK.open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        """Boot all."""
         self._folder = tempfile.TemporaryDirectory(prefix="megalm-hosts-")
-        table = Path(self._folder.name) / "hosts"
+        self._lock, number = _first_free()
+        self.site = Site(f"megalm{number}", Path(self._folder.name))
+        self.site.slurm.mkdir()
         lines = ["127.0.0.1 localhost", *(f"10.77.0.{10 + n} {name}" for n, name in enumerate(self._names))]
-        table.write_text("\n".join(lines) + "\n")
+        self.site.table.write_text("\n".join(lines) + "\n")
         self._clean()
-        sh("ip", "netns", "add", SWITCH)
-        sh("ip", "-n", SWITCH, "link", "add", BRIDGE, "type", "bridge")
+        switch = self.site.switch
+        sh("ip", "netns", "add", switch)
+        sh("ip", "-n", switch, "link", "add", BRIDGE, "type", "bridge")
         for link in (BRIDGE, "lo"):
-            sh("ip", "-n", SWITCH, "link", "set", link, "up")
+            sh("ip", "-n", switch, "link", "set", link, "up")
         try:
             for number, name in enumerate(self._names):
-                self._hosts[name] = Host(name, number, table, self._rate)
+                self._hosts[name] = Host(name, number, self.site, self._rate)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -171,6 +208,17 @@ class Hosts:
     def _clean(self) -> None:
         """Take away the networks, also those that a killed run has left behind."""
         present = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout.split()
-        for name in (SWITCH, *self._names):
-            if name in present:
+        for name in present:
+            if name.startswith(self.site.net("")):
                 sh("ip", "netns", "del", name)
+
+
+def _first_free() -> tuple[TextIO, int]:
+    """Return the lock of the first set of hosts that is not up, and its number."""
+    for number in itertools.count():
+        lock = (LOCKS / f"megalm-hosts-{number}").open("w")
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock, number
+        lock.close()
+    raise AssertionError("numbers do not end")

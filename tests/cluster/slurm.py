@@ -76,8 +76,7 @@ class Slurm:
             cpus=self._cpus,
             gpus=NUM_GPUS,
         )
-        etc = Path("/etc/slurm")
-        etc.mkdir(exist_ok=True)
+        etc = self._hosts.site.slurm
         (etc / "slurm.conf").write_text(text.lstrip())
         (etc / "gres.conf").write_text(f"Name=gpu File={self._folder}/dev/nvidia[0-{NUM_GPUS - 1}]\n")
         key = Path("/etc/munge/munge.key")
@@ -101,8 +100,6 @@ class Slurm:
         for name in self._nodes:
             self._hosts[name].run("pkill", "-9", "slurmd")
         shutil.rmtree(self._folder, ignore_errors=True)
-        for name in ("slurm.conf", "gres.conf"):
-            (Path("/etc/slurm") / name).unlink(missing_ok=True)
 
     def start_node(self, name: str) -> None:
         """Start the slurmd of a host, of one that was booted anew too."""
