@@ -19,8 +19,6 @@ NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 VERBS = (
     "dry-run",
-    "import",
-    "export",
     "eval",
     "bench",
 )

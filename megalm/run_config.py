@@ -96,6 +96,8 @@ class RunConfig(Section):
                 f"zero.shard_size={self.zero.shard_size} does not divide the {data_size} data-parallel ranks; choose a "
                 "divisor, or null for all of them."
             )
+        if self.model.from_ is not None and self.checkpoint.load is not None:
+            raise UserError("model.from and checkpoint.load both say what the run starts from; leave one of them out.")
         self._check_backend()
         num_stages = layout.pp * stages_per_rank(self.pipeline.schedule, self.pipeline.stages_per_rank)
         if ":" in model.family:  # a model of the user's own reads its sizes as it likes

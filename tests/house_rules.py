@@ -19,7 +19,7 @@ FLOORS = (
     ("models", "objectives", "optim", "layers"),
     ("run_config",),
     ("launcher", "plan"),
-    ("training",),
+    ("training", "hugging_face"),
     ("verify", "generation"),
     ("",),
     ("doctor", "doctor_checks", "doctor_rank", "cli", "__main__"),
@@ -60,7 +60,16 @@ COMMUNICATION = (
     *("send", "recv", "isend", "irecv", "batch_isend_irecv", "barrier", "monitored_barrier"),
 )
 
-EXTRAS = ("deepspeed", "fairscale", "mpi4py", "wandb", "tensorboard", "torch.utils.tensorboard", "megatron")
+EXTRAS = (
+    "deepspeed",
+    "fairscale",
+    "mpi4py",
+    "wandb",
+    "tensorboard",
+    "torch.utils.tensorboard",
+    "megatron",
+    "transformers",
+)
 """Optional packages: imported where they are asked for, never when a module loads."""
 
 WHOLE = ("cluster", "cuda", "transparency")

@@ -177,6 +177,21 @@ def open_checkpoint(path: Path, world: Axis, *, timeout_s: float = TIMEOUT_S) ->
         raise UserError(f"checkpoint {path} is refused: {damage}; choose another one.") from None
 
 
+def open_newest(path: Path, world: Axis, *, timeout_s: float = TIMEOUT_S) -> "Checkpoint":
+    """Open a checkpoint, or the newest complete one of a run's directory.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    below = path / "checkpoints"
+    if not below.is_dir():
+        return open_checkpoint(path, world, timeout_s=timeout_s)
+    newest = CheckpointStore(below, world=world, keep=1, timeout_s=timeout_s).newest()
+    if newest is None:
+        raise UserError(f"{path} has no complete checkpoint yet; wait for one, or name another directory.")
+    return newest
+
+
 def _open(folder: Path, peers: Peers) -> "Checkpoint":
     from megalm.checkpoint.checkpoint import open_intact
 

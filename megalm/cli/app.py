@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from megalm import __version__
-from megalm.cli import data, generation, launch, runs
+from megalm.cli import data, generation, hugging_face, launch, runs
 from megalm.cli.arguments import Overrides, RunFile, load
 from megalm.cli.loading import loading
 from megalm.cli.reference import run_file_reference
@@ -32,6 +32,8 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(launch.app, name="launch")
 app.command("generate")(generation.generate)
+app.command("import")(hugging_face.import_model)
+app.command("export")(hugging_face.export_model)
 
 
 @app.callback(invoke_without_command=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from megalm.checkpoint.checkpoint import Checkpoint
-from megalm.checkpoint.store import CheckpointStore, open_checkpoint
+from megalm.checkpoint.store import open_newest
 from megalm.data.bpe import KNOWN_ENDS, open_tokenizer
 from megalm.data.meta import META, read_meta
 from megalm.errors import UserError
@@ -16,7 +15,7 @@ from megalm.generation.asked import asked, tree_of
 from megalm.generation.model import LanguageModel
 from megalm.launcher import ranks
 from megalm.launcher.placement import Placement
-from megalm.mesh import Axis, Mesh
+from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
 from megalm.validation import validate
 
@@ -46,25 +45,17 @@ def open_model(directory: Path, overrides: Sequence[str], mesh: Mesh) -> Languag
     Raises:
         UserError: there is none, it is damaged, or it does not fit the layout.
     """
-    checkpoint = _checkpoint(directory, mesh.world)
+    checkpoint = open_newest(directory, mesh.world)
     saved = checkpoint.facts.get("config")
     if not isinstance(saved, dict):
         raise UserError(f"{checkpoint.folder} does not say of which run it is; save it again with this megalm.")
     tree = {name: dict(saved[name]) if isinstance(saved[name], dict) else saved[name] for name in KEPT if name in saved}
+    tree.get("model", {}).pop("from", None)  # the weights are the checkpoint's
     for name, section in tree_of(overrides).items():
         tree[name] = {**tree.get(name, {}), **section}
     model = LanguageModel(validate(RunConfig, tree), mesh)
     model.load(checkpoint)
     return model
-
-
-def _checkpoint(directory: Path, world: Axis) -> Checkpoint:
-    if not (directory / "checkpoints").is_dir():
-        return open_checkpoint(directory, world)
-    newest = CheckpointStore(directory / "checkpoints", world=world, keep=1).newest()
-    if newest is None:
-        raise UserError(f"{directory} has no complete checkpoint yet; wait for one, or name another directory.")
-    return newest
 
 
 def tokenizer_of(config: RunConfig, directory: Path, named: Path | None) -> Tokenizer | None:

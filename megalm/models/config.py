@@ -1,11 +1,13 @@
 """The model section of the run file. Field names are Hugging Face's."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from megalm.errors import UserError, suggestion
+from megalm.models.config_json import CONFIG, FREE, model_fields
 from megalm.models.layer_shapes import Activation
 from megalm.models.presets import PRESETS
 from megalm.section import Section
@@ -32,6 +34,7 @@ FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
         "attention_bias": True,
         "use_parallel_residual": True,
+        "hidden_act": "gelu",
         "rotary_pct": 0.25,
         "rotary_emb_base": 10000.0,
         "hidden_dropout": 0.0,
@@ -92,6 +95,12 @@ class ModelConfig(Section):
         description="the shape: gpt2 | gpt_neox | llama | bert | roberta | t5, or package.module:name of your own "
         "builder"
     )
+    from_: str | None = Field(
+        None,
+        alias="from",
+        min_length=1,
+        description="Hugging Face's directory: its config.json gives the fields, its safetensors the first weights",
+    )
     preset: str | None = Field(None, description="a named size whose fields are the defaults: " + ", ".join(PRESETS))
     num_hidden_layers: int = Field(ge=1, description="number of blocks, of an encoder-decoder the encoder's")
     hidden_size: int = Field(ge=1, description="features of a token between blocks; compute grows with its square")
@@ -129,7 +138,7 @@ class ModelConfig(Section):
     attention_dropout: float | None = Field(
         None, ge=0, lt=1, description="dropout of attention probabilities; takes the slower math path"
     )
-    hidden_act: Activation | None = Field(None, description="the MLP's non-linearity (bert, roberta)")
+    hidden_act: Activation | None = Field(None, description="the MLP's non-linearity (gpt_neox, bert, roberta)")
     hidden_dropout_prob: float | None = Field(
         None, ge=0, lt=1, description="dropout after the embedding and before each residual sum (bert, roberta)"
     )
@@ -189,6 +198,8 @@ class ModelConfig(Section):
         """Fill what was left out from the preset, then from the family."""
         if not isinstance(given, dict):
             return given
+        if isinstance(given.get("from"), str):
+            given = _filled_from(given["from"], given)
         preset = given.get("preset")
         if isinstance(preset, str):
             if preset not in PRESETS:
@@ -256,3 +267,22 @@ class ModelConfig(Section):
                 f"model.relative_attention_num_buckets={buckets}; choose a longer distance or fewer buckets."
             )
         return self
+
+
+def _filled_from(directory: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given and all that a directory's ``config.json`` says.
+
+    Raises:
+        UserError: the two contradict one another, or the file cannot be read.
+    """
+    fields = model_fields(Path(directory))
+    if given.get("preset") is not None:
+        raise UserError("model.preset and model.from both say what the model is; leave one of them out.")
+    for name, value in fields.items():
+        mine = given.get(name)
+        if mine is not None and mine != value and name not in FREE:
+            raise UserError(
+                f"model.{name}={mine} contradicts {directory}/{CONFIG}, which says {value}; leave it out, or give "
+                "another model.from."
+            )
+    return {**fields, **{name: value for name, value in given.items() if value is not None}}

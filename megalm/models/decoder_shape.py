@@ -108,7 +108,7 @@ class DecoderShape:
             rms_norm=llama,
             eps=config.layer_norm_epsilon or config.layer_norm_eps or config.rms_norm_eps or 1e-5,
             gated_mlp=llama,
-            tanh_gelu=gpt2,
+            tanh_gelu=gpt2 or config.hidden_act == "gelu_new",
             parallel_residual=neox and bool(config.use_parallel_residual),
             attention_bias=gpt2 or bool(config.attention_bias),
             mlp_bias=not llama or bool(config.mlp_bias),

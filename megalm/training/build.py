@@ -9,6 +9,7 @@ from megalm import registry
 from megalm.batch import MicroBatch
 from megalm.errors import UserError
 from megalm.host import Host, host_of
+from megalm.hugging_face.load import fill_parameters
 from megalm.mesh import Axis, Mesh
 from megalm.optim.adamw import AdamW
 from megalm.optim.adamw8bit import AdamW8bit
@@ -130,12 +131,15 @@ class TrainingState:
 
 
 def build_model(config: RunConfig, mesh: Mesh) -> nn.Module:
-    """Build this rank's slice of the model, with named specs and drawn values.
+    """Build this rank's slice of the model, with named specs and the values of ``model.from``, or drawn ones.
 
-    The values are a function of (run.seed, parameter name) alone; no rank ever holds more than its slice. With several
-    ranks in the pipeline, the blocks of the others stay on the meta device.
+    Drawn values are a function of (run.seed, parameter name) alone; no rank ever holds more than its slice. With
+    several ranks in the pipeline, the blocks of the others stay on the meta device.
     """
-    return build_part(config, mesh, _holders(config), Axis.alone()).model
+    part = build_part(config, mesh, _holders(config), Axis.alone())
+    if config.model.from_ is not None:
+        fill_parameters(part.held.parameters(), model_positions(mesh), config.model)
+    return part.model
 
 
 def build(config: RunConfig, mesh: Mesh) -> Backend:

@@ -14,6 +14,7 @@ from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.store import CheckpointStore, open_checkpoint
 from megalm.data.loader import TrainingData, ValidationData
 from megalm.errors import UserError
+from megalm.hugging_face.load import load_weights
 from megalm.launcher import ranks
 from megalm.launcher.device import num_gpus
 from megalm.launcher.exit_codes import PREEMPTED
@@ -221,12 +222,15 @@ class _Run:
         elif load is not None:
             given = open_checkpoint(Path(load), self.mesh.world)
             if weights_only:
-                given.load(local_pieces(state, weights_only=True))
+                given.load(local_pieces(state, weights_only=True), cast=True)
                 state.loaded()
             else:
                 check_same_run(self.config, given)
                 restore(state, given)
             self.story.say(f"loaded {load}" + (" (weights only)" if weights_only else ""))
+        elif self.config.model.from_ is not None:
+            load_weights(state, self.config)
+            self.story.say(f"took the weights of {self.config.model.from_}")
 
     def _steps(self, state: Backend, feed: Feed, end_of_step: Callable[[int], None]) -> bool:
         """Make steps until the last one, or until the run is asked to end; return whether it was."""

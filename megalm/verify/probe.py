@@ -9,6 +9,7 @@ from torch import Tensor
 from megalm import rng
 from megalm.batch import IGNORED, MicroBatch
 from megalm.data.loader import Rows, TrainingData
+from megalm.hugging_face.load import load_weights
 from megalm.mesh import Mesh
 from megalm.optim.optimizer import Optimizer
 from megalm.parallel.data.bucket import Bucket
@@ -70,6 +71,8 @@ def probe(config: RunConfig, mesh: Mesh, steps: int) -> Probe:
         cut=cut_of(config),
     )
     state = build_state(config, mesh)
+    if config.model.from_ is not None:
+        load_weights(state, config)
     feed = Feed(config, mesh, source, thinned(objective_of(config)))
     seen = Probe(mesh.rank)
     state.optimizer = _Recorded(state.optimizer, lambda: _hold_gradients(seen, state))

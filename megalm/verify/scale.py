@@ -36,5 +36,6 @@ def shrunk(config: RunConfig, scale: float) -> RunConfig:
         sizes["num_key_value_heads"] = few_key_heads
     tree = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     tree["model"] = {**tree["model"], **sizes}
+    tree["model"].pop("from", None)  # its weights are of another size; drawn ones judge a layout as well
     tree["pipeline"] = {**tree["pipeline"], "blocks_per_stage": "auto"}
     return validate(RunConfig, tree)

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from megalm.boxes import Box
+from megalm.hugging_face.tables import counterpart
+from megalm.hugging_face.views import view_in
 from megalm.models.config import ModelConfig
-from megalm.models.decoder_shape import DecoderShape
+from megalm.param_spec import ParamSpec
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here needs the network, and nothing may reach for it
 
@@ -27,15 +30,18 @@ def hugging_face_model(config: ModelConfig, values: Mapping[str, Tensor]) -> nn.
 
 def renamed(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return values or gradients, given under megalm's names, under Hugging Face's and in its layout."""
-    return {"gpt2": _gpt2_names, "gpt_neox": _neox_names, "llama": _llama_names}[config.family](config, tensors)
-
-
-def activation_called(name: str) -> nn.Module:
-    """Return transformers' non-linearity of this name."""
-    from transformers.activations import ACT2FN
-
-    found: nn.Module = ACT2FN[name]
+    theirs = counterpart(config, {name: ParamSpec(tuple(tensor.shape)) for name, tensor in tensors.items()})
+    found: dict[str, Tensor] = {}
+    for name, region in theirs.regions.items():
+        key = MODULES.get(region.name, region.name)
+        whole = found.setdefault(key, torch.zeros(region.shape, dtype=torch.float64))
+        for offsets, view in view_in(whole, region, tuple(tensors[name].shape)).parts:
+            view.copy_(tensors[name][Box(offsets, tuple(view.shape)).slices()])
     return found
+
+
+MODULES = {"embed_out.weight": "lm_head.weight"}
+"""Names of parameters that files call otherwise: transformers changes them when it loads and saves."""
 
 
 def _gpt2(config: ModelConfig) -> nn.Module:
@@ -92,58 +98,3 @@ def _fields(config: ModelConfig, own: set[str]) -> dict[str, Any]:
 
 
 BUILDERS: Mapping[str, Callable[[ModelConfig], nn.Module]] = {"gpt2": _gpt2, "gpt_neox": _neox, "llama": _llama}
-
-
-def _gpt2_names(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """GPT-2's linears hold [in, out]; queries, keys and values of all heads stand one after the other."""
-    found = {
-        "transformer.wte.weight": tensors["model.embed_tokens.weight"],
-        "transformer.wpe.weight": tensors["model.embed_positions.weight"],
-        **_head(tensors),
-    }
-    for part in ("weight", "bias"):
-        found[f"transformer.ln_f.{part}"] = tensors[f"model.norm.{part}"]
-        for layer in range(config.num_hidden_layers):
-            ours, theirs = f"model.layers.{layer}", f"transformer.h.{layer}"
-            qkv = [tensors[f"{ours}.self_attn.{letter}_proj.{part}"] for letter in "qkv"]
-            found[f"{theirs}.ln_1.{part}"] = tensors[f"{ours}.input_layernorm.{part}"]
-            found[f"{theirs}.ln_2.{part}"] = tensors[f"{ours}.post_attention_layernorm.{part}"]
-            found[f"{theirs}.attn.c_attn.{part}"] = torch.cat(qkv).t()
-            found[f"{theirs}.attn.c_proj.{part}"] = tensors[f"{ours}.self_attn.o_proj.{part}"].t()
-            found[f"{theirs}.mlp.c_fc.{part}"] = tensors[f"{ours}.mlp.up_proj.{part}"].t()
-            found[f"{theirs}.mlp.c_proj.{part}"] = tensors[f"{ours}.mlp.down_proj.{part}"].t()
-    return found
-
-
-def _neox_names(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """GPT-NeoX stores the query, key and value rows of one head after the other."""
-    heads, head_dim = config.num_attention_heads, DecoderShape.of(config).head_dim
-    renames = {
-        "self_attn.o_proj": "attention.dense",
-        "mlp.up_proj": "mlp.dense_h_to_4h",
-        "mlp.down_proj": "mlp.dense_4h_to_h",
-        "input_layernorm": "input_layernorm",
-        "post_attention_layernorm": "post_attention_layernorm",
-    }
-    found = {"gpt_neox.embed_in.weight": tensors["model.embed_tokens.weight"], **_head(tensors)}
-    for part in ("weight", "bias"):
-        found[f"gpt_neox.final_layer_norm.{part}"] = tensors[f"model.norm.{part}"]
-        for layer in range(config.num_hidden_layers):
-            ours, theirs = f"model.layers.{layer}", f"gpt_neox.layers.{layer}"
-            for our_name, their_name in renames.items():
-                if f"{ours}.{our_name}.{part}" in tensors:
-                    found[f"{theirs}.{their_name}.{part}"] = tensors[f"{ours}.{our_name}.{part}"]
-            if part == "weight" or config.attention_bias:
-                qkv = [tensors[f"{ours}.self_attn.{letter}_proj.{part}"] for letter in "qkv"]
-                by_head = torch.stack([rows.unflatten(0, (heads, head_dim)) for rows in qkv], 1)
-                found[f"{theirs}.attention.query_key_value.{part}"] = by_head.flatten(0, 2)
-    return found
-
-
-def _llama_names(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Llama's names are ours."""
-    return dict(tensors)
-
-
-def _head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensors[name] for name in ("lm_head.weight",) if name in tensors}

@@ -1,0 +1,107 @@
+"""The logits of a checkpoint beside those of transformers for a directory: do both hold the same model."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from megalm.batch import MicroBatch
+from megalm.checkpoint.piece import Piece
+from megalm.hugging_face.exporter import run_of
+from megalm.mesh import Axis, Mesh
+from megalm.models.config_json import DIALECTS
+from megalm.parameters import spec_of
+from megalm.run_config import RunConfig
+from megalm.training.model import build_part
+from megalm.validation import validate
+
+if TYPE_CHECKING:
+    from megalm.checkpoint.checkpoint import Checkpoint
+
+SAMPLES, TOKENS = 2, 32
+ALLOWED = {"fp64": 1e-4, "fp32": 1e-4}
+ALLOWED_NARROW = 5e-2
+"""Largest difference by the precision of the files, in units of the largest logit; both sides compute in fp32."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    Args:
+        sentence: for the screen.
+        agrees: whether the difference is rounding; also where nothing was compared.
+    """
+
+    sentence: str
+    agrees: bool
+
+
+def compare(checkpoint: "Checkpoint", directory: Path, precision: str) -> Comparison:
+    """Compare a checkpoint's logits with those that transformers computes from a directory, both in fp32.
+
+    Args:
+        checkpoint: of ours.
+        directory: Hugging Face's.
+        precision: of the directory's weights.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        return Comparison("logits were not compared: transformers is not installed", True)
+    config = run_of(checkpoint)
+    needed = 4 * sum(torch.Size(shape).numel() for shape, _ in checkpoint.names().values())
+    free = psutil.virtual_memory().available
+    if 3 * needed > free:  # one model at a time, and its output
+        return Comparison(
+            f"logits were not compared: that takes {3 * needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
+            True,
+        )
+    tokens_bs = _tokens(config)
+    ours = _our_logits(config, checkpoint, tokens_bs)
+    theirs = _their_logits(directory, config.model.family, tokens_bs)
+    difference, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
+    agrees = difference <= ALLOWED.get(precision, ALLOWED_NARROW) * max(largest, 1.0)
+    verb = "equal" if agrees else "DIFFER from"
+    return Comparison(
+        f"logits {verb} those of transformers: largest difference {difference:.1e}, largest logit {largest:.1e}", agrees
+    )
+
+
+def _tokens(config: RunConfig) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    length = min(TOKENS, config.model.max_position_embeddings)
+    return torch.randint(config.model.vocab_size, (SAMPLES, length), generator=generator)
+
+
+@torch.no_grad()
+def _our_logits(config: RunConfig, checkpoint: "Checkpoint", tokens_bs: Tensor) -> Tensor:
+    alone = {"precision": "fp32", "seq_length": tokens_bs.shape[1]}
+    model = config.model.model_dump(mode="json", by_alias=True)
+    run = validate(RunConfig, {"model": model, "data": {"train": [{"path": "none"}]}, "train": alone})
+    part = build_part(run, Mesh.alone(), [0], Axis.alone())
+    pieces = {spec_of(parameter).name: Piece.whole(parameter.data) for parameter in part.held.parameters()}
+    checkpoint.load(pieces, cast=True)
+    b, s = tokens_bs.shape
+    positions_bs = torch.arange(s).expand(b, s)
+    rows_bs = torch.arange(b * s).view(b, s)
+    batch = MicroBatch(tokens_bs, tokens_bs, positions_bs, rows_bs, 1.0, None)
+    part.model.eval()
+    logits: Tensor = part.model.logits(batch)  # type: ignore[operator]
+    return logits.view(b, s, -1)
+
+
+@torch.no_grad()
+def _their_logits(directory: Path, family: str, tokens_bs: Tensor) -> Tensor:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a directory is all that is asked for
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    architecture = getattr(transformers, DIALECTS[family].architecture)
+    model: nn.Module = architecture.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True).eval()
+    logits: Tensor = model(tokens_bs).logits
+    return logits

@@ -1,0 +1,1 @@
+"""Tests of megalm/hugging_face."""

@@ -1,0 +1,124 @@
+"""Oracle: parameters as transformers builds them on the meta device, and slices by hand."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megalm.cli.main import run
+from megalm.hugging_face.importer import config_of
+from megalm.hugging_face.plan import shown
+from megalm.hugging_face.tables import counterpart
+from megalm.training.model import whole_specs
+from tests.hugging_face.directories import MODELS, built
+
+NEOX_20B: Mapping[str, Any] = {
+    "architectures": ["GPTNeoXForCausalLM"],
+    "attention_probs_dropout_prob": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "hidden_act": "gelu_fast",
+    "hidden_dropout_prob": 0,
+    "hidden_size": 6144,
+    "initializer_range": 0.02,
+    "intermediate_size": 24576,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 2048,
+    "model_type": "gpt_neox",
+    "num_attention_heads": 64,
+    "num_hidden_layers": 44,
+    "rotary_emb_base": 10000,
+    "rotary_pct": 0.25,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "transformers_version": "4.19.0.dev0",
+    "use_cache": True,
+    "vocab_size": 50432,
+}
+"""As published with the weights (Black et al. 2022)."""
+
+RENAMED = {"lm_head.weight": "embed_out.weight"}
+"""Names in files where transformers' modules have another: it changes them when it loads and saves."""
+
+
+def directory_of(config: Mapping[str, Any], path: Path) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def theirs(kind: str, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the names, as files have them, and shapes of transformers' parameters; a tied head counts once."""
+    with torch.device("meta"):
+        model = built(kind, fields)
+    names = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return {RENAMED.get(name, name) if kind == "GPTNeoX" else name: shape for name, shape in names.items()}
+
+
+def ours(source: Path) -> dict[str, tuple[int, ...]]:
+    config = config_of(source).model
+    return {region.name: region.shape for region in counterpart(config, whole_specs(config)).regions.values()}
+
+
+def test_gpt_neox_20b_has_the_parameters_that_transformers_builds(tmp_path: Path) -> None:
+    found = ours(directory_of(NEOX_20B, tmp_path / "neox"))
+    assert found == theirs("GPTNeoX", NEOX_20B)
+    assert sum(torch.Size(shape).numel() for shape in found.values()) == 20_554_567_680
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tiny_ones_have_them_too(name: str, tmp_path: Path) -> None:
+    kind, fields = MODELS[name]
+    built(kind, fields).config.save_pretrained(tmp_path)  # type: ignore[union-attr,operator]
+    assert ours(tmp_path) == theirs(kind, fields)
+
+
+def test_the_plan_of_gpt_neox_20b(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """8 heads of 96 a tensor rank; the first file of the index has the embedding."""
+    source = directory_of(NEOX_20B, tmp_path / "neox")
+    names = ours(source)
+    files = {name: f"model-{number:05d}.safetensors" for number, name in enumerate(names)}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    assert run(["import", str(source), "--plan", "layout.tp=8", "layout.pp=4"], {}) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line for line in lines if line.startswith("pp ")]
+    assert len(heads) == 32
+    first = lines[lines.index(heads[0]) : lines.index(heads[1])]
+    assert (
+        "  model-00000.safetensors: gpt_neox.embed_in.weight[0:6336, 0:6144] -> "
+        "model.embed_tokens.weight[0:6336, 0:6144]"
+    ) in first
+    query = "gpt_neox.layers.0.attention.query_key_value.weight"
+    assert (
+        f"  {files[query]}: {query}[96:192 +288 x8, 0:6144] -> model.layers.0.self_attn.k_proj.weight[0:768, 0:6144]"
+    ) in first
+    total = sum(int(line.split()[-2].replace(",", "")) for line in heads)
+    replicated = sum(spec.shape[0] for spec in whole_specs(config_of(source).model, 8).values() if spec.split is None)
+    assert total == 20_554_567_680 + 7 * replicated  # each element once, those that are whole on each rank eight times
+
+
+def test_the_plan_needs_no_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["import", str(directory_of(NEOX_20B, tmp_path / "neox")), "--plan"], {}) == 0
+    assert "there is no index" in capsys.readouterr().out.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("places", "text"),
+    [
+        ([(slice(0, 4), slice(0, 8))], "[0:4, 0:8]"),
+        ([(slice(0, 2),), (slice(6, 8),), (slice(12, 14),)], "[0:2 +6 x3]"),
+        ([(slice(1, 2),), (slice(6, 8),)], "[1:2 6:8]"),
+        ([], "[]"),
+    ],
+)
+def test_slices_in_words(places: list[tuple[slice, ...]], text: str) -> None:
+    assert shown(places) == text
+
+
+@pytest.mark.parametrize("words", [[], ["a", "b"], ["a", "--plan"]])
+def test_words_that_do_not_fit_are_refused(words: list[str], tmp_path: Path) -> None:
+    source = directory_of(NEOX_20B, tmp_path / "neox")
+    assert run(["import", str(source), *words], {}) == 2

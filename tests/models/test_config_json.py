@@ -1,0 +1,97 @@
+"""Oracle: transformers' configs of the same files, and files as its older versions wrote them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megalm.errors import UserError
+from megalm.models.config import ModelConfig
+from megalm.models.config_json import config_json, model_fields
+from megalm.validation import validate
+from tests.hugging_face.directories import MODELS, built
+
+OLD_GPT2 = {"model_type": "gpt2", "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 40, "vocab_size": 61}
+OLD_LLAMA = {
+    **{"model_type": "llama", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "vocab_size": 61},
+    **{"intermediate_size": 50, "max_position_embeddings": 40, "rope_theta": 500.0},
+}
+OLD_NEOX = {
+    **{name: value for name, value in OLD_LLAMA.items() if name != "rope_theta"},
+    **{"model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 500, "hidden_act": "gelu_fast"},
+}
+
+
+def written(directory: Path, content: Mapping[str, Any]) -> Path:
+    (directory / "config.json").write_text(json.dumps(content))
+    return directory
+
+
+def theirs(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what transformers makes of a file, without what says nothing of the model."""
+    from transformers import AutoConfig
+
+    given = {name: value for name, value in content.items() if name != "model_type"}
+    found: dict[str, Any] = AutoConfig.for_model(content["model_type"], **given).to_dict()
+    aside = ("architectures", "dtype", "transformers_version", "_name_or_path", "n_inner")
+    return {name: value for name, value in found.items() if name not in aside}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_transformers_writes_comes_back(name: str, tmp_path: Path) -> None:
+    config = built(*MODELS[name]).config
+    config.save_pretrained(tmp_path)  # type: ignore[union-attr,operator]
+    before = json.loads((tmp_path / "config.json").read_text())
+    model = validate(ModelConfig, model_fields(tmp_path)).model_dump()
+    ids = {name: value for name, value in before.items() if name.endswith("_token_id")}
+    assert theirs(config_json(model, "float32", ids)) == theirs(before)
+    assert theirs(config_json(model, "float32", before)) == theirs(before)
+
+
+@pytest.mark.parametrize(
+    ("content", "fields"),
+    [
+        (OLD_GPT2, {"intermediate_size": 96, "tie_word_embeddings": True, "resid_pdrop": 0.1}),
+        (OLD_LLAMA, {"rope_theta": 500.0, "num_key_value_heads": 3, "head_dim": 8, "rms_norm_eps": 1e-6}),
+        (OLD_NEOX, {"rotary_pct": 0.5, "rotary_emb_base": 500, "hidden_act": "gelu_new", "layer_norm_eps": 1e-5}),
+    ],
+    ids=["gpt2", "llama", "gpt_neox"],
+)
+def test_files_of_older_versions_are_read(content: dict[str, Any], fields: dict[str, Any], tmp_path: Path) -> None:
+    found = model_fields(written(tmp_path, content))
+    assert {name: found[name] for name in fields} == fields
+    again = theirs(config_json(validate(ModelConfig, found).model_dump(), "float32", {}))
+    expected = theirs(content)
+    changed = {name for name in expected if again[name] != expected[name]}
+    assert changed <= {"hidden_act"}  # two names of one function
+
+
+def test_a_directory_fills_the_model_section(tmp_path: Path) -> None:
+    directory = str(written(tmp_path, OLD_LLAMA))
+    model = validate(ModelConfig, {"from": directory, "attention_dropout": 0.1, "hidden_size": 24})
+    assert (model.family, model.num_attention_heads, model.attention_dropout) == ("llama", 3, 0.1)
+    assert validate(ModelConfig, model.model_dump(by_alias=True)) == model
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"hidden_size": 25}, "model.hidden_size=25 contradicts"),
+        ({"family": "gpt2"}, "model.family=gpt2 contradicts"),
+        ({"preset": "llama-1b"}, "model.preset and model.from"),
+        ({"n_layer": 3}, "unknown key n_layer"),
+    ],
+)
+def test_what_contradicts_the_file_is_refused(given: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        validate(ModelConfig, {"from": str(written(tmp_path, OLD_LLAMA)), **given})
+
+
+def test_scaled_rotation_and_odd_numbers_of_turning_features_are_refused(tmp_path: Path) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0}
+    with pytest.raises(UserError, match="by 'yarn'"):
+        model_fields(written(tmp_path, {**OLD_LLAMA, "rope_scaling": scaling}))
+    with pytest.raises(UserError, match="rotates 1 features"):
+        model_fields(written(tmp_path, {**OLD_NEOX, "rotary_pct": 0.2}))
