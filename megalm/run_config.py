@@ -152,6 +152,8 @@ class RunConfig(Section):
     def without_effect(self) -> list[str]:
         """Return one sentence for each setting that this run does not use, to be shown as a warning."""
         found = [*self.optimizer.without_effect(), *self.lr_schedule.without_effect(), *self.recompute.without_effect()]
+        if self.objective.name == "instruct" and self.data.reset_attention:
+            found.append("data.reset_attention=true has no effect: records in one sample never see one another.")
         if self.layout.tp == 1:
             tensor = {"sequence_parallel": self.tensor.sequence_parallel, "across_nodes": self.tensor.across_nodes}
             found += [f"tensor.{key}=true has no effect: layout.tp is 1." for key, value in tensor.items() if value]

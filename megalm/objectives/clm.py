@@ -4,6 +4,7 @@ import torch
 
 from megalm.batch import IGNORED, MicroBatch
 from megalm.data.loader import Rows
+from megalm.objectives.documents import restarted
 
 
 def clm(rows: Rows, *, reset_attention: bool) -> MicroBatch:
@@ -21,8 +22,6 @@ def clm(rows: Rows, *, reset_attention: bool) -> MicroBatch:
     if not reset_attention:
         return MicroBatch(tokens[:, :-1], tokens[:, 1:], places, token_rows, loss_scale=1.0)
     documents = torch.from_numpy(rows.documents_bs)
-    starts = torch.ones(b, s, dtype=torch.bool)
-    starts[:, 1:] = documents[:, 1:-1] != documents[:, :-2]
-    positions = places - torch.where(starts, places, 0).cummax(1).values
+    positions = restarted(documents[:, :-1])
     labels = tokens[:, 1:].masked_fill(documents[:, 1:] != documents[:, :-1], IGNORED)
     return MicroBatch(tokens[:, :-1], labels, positions, token_rows, 1.0, documents[:, :-1])

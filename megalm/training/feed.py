@@ -10,8 +10,10 @@ from megalm import collectives, registry
 from megalm.batch import IGNORED, MicroBatch
 from megalm.data.corpora import Cut, WindowCorpus
 from megalm.data.loader import Rows
+from megalm.data.record_cuts import PackedRecords
 from megalm.mesh import Axis, Mesh
 from megalm.objectives.clm import clm
+from megalm.objectives.instruct import instruct
 from megalm.run_config import RunConfig
 from megalm.training.seq2seq import seq2seq
 
@@ -26,8 +28,12 @@ class Source(Protocol):
 
 Objective = Callable[..., MicroBatch]
 """``(rows, reset_attention=...)`` gives inputs, labels and the weights of the losses."""
-OBJECTIVES: Mapping[str, Callable[[RunConfig], Objective]] = {"clm": lambda config: clm, "seq2seq": seq2seq}
-CUTS: Mapping[str, Callable[[RunConfig], Cut]] = {"clm": lambda config: WindowCorpus}
+OBJECTIVES: Mapping[str, Callable[[RunConfig], Objective]] = {
+    "clm": lambda config: clm,
+    "instruct": lambda config: instruct,
+    "seq2seq": seq2seq,
+}
+CUTS: Mapping[str, Callable[[RunConfig], Cut]] = {"instruct": lambda config: PackedRecords}
 """How corpora become the samples of an objective; one of the user's own reads windows of a text."""
 
 

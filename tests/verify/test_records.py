@@ -1,0 +1,49 @@
+"""Oracle: one process in float64, the whole batch at once; what is learned of records depends on no layout."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megalm.run_config import RunConfig
+from megalm.verify.compare import Tolerance, compare
+from tests.data.test_record_cuts import Parts, corpus
+from tests.ranks import RankPool
+from tests.verify.runs import GPT2, LLAMA, VOCAB_SIZE, run_file, seen_alone, seen_by_rank
+
+LAYOUTS: list[dict[str, Any]] = [
+    {"layout": {"dp": 2}},
+    {"layout": {"tp": 2}, "tensor": {"sequence_parallel": True}},
+    {"layout": {"pp": 2}},
+    {"layout": {"tp": 2, "pp": 2}, "recompute": {"mode": "full"}},
+    {"layout": {"dp": 2}, "zero": {"stage": 3}},
+]
+
+
+def conversations(prefix: Path) -> str:
+    """Write records of several turns, of one to twenty tokens each."""
+    generator = random.Random(1)
+    records: list[Parts] = [
+        [(turn % 2, generator.choices(range(VOCAB_SIZE), k=generator.randint(1, 5))) for turn in range(2 + 2 * (n % 2))]
+        for n in range(60)
+    ]
+    corpus(prefix, records)
+    return str(prefix)
+
+
+def instructed(model: str, data: str, **sections: Any) -> RunConfig:
+    sections["train"] = {"micro_batch_size": 5, **sections.get("train", {})}
+    return run_file(model, objective={"name": "instruct"}, data={"train": [{"path": data}]}, **sections)
+
+
+@pytest.mark.parametrize("sections", LAYOUTS, ids=str)
+def test_no_layout_changes_what_is_learned_of_answers(
+    ranks: RankPool, tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    model, data = LLAMA if "pp" in sections["layout"] else GPT2, conversations(tmp_path / "talks")
+    config = instructed(model, data, **sections)
+    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
+    reference = seen_alone(instructed(model, data, train={"micro_batch_size": 12}))
+    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
+    assert [finding for finding in findings if not finding.agrees] == []
