@@ -19,7 +19,6 @@ NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 VERBS = (
     "dry-run",
-    "eval",
     "bench",
 )
 """Verbs of the command line that will come."""

@@ -32,6 +32,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(launch.app, name="launch")
 app.command("generate")(generation.generate)
+app.command("eval")(generation.evaluate)
 app.command("import")(hugging_face.import_model)
 app.command("export")(hugging_face.export_model)
 

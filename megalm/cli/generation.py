@@ -1,4 +1,4 @@
-"""``megalm generate``: text from a trained model."""
+"""``megalm generate`` and ``megalm eval``: text from a trained model, and what it makes of text."""
 
 import os
 import sys
@@ -92,3 +92,35 @@ def _ids(text: str) -> list[int]:
     if not all(word.isascii() and word.isdigit() for word in words):
         raise UserError(f"--prompt-ids {text!r} is not understood; give token ids, as 5,17.")
     return [int(word) for word in words]
+
+
+def evaluate(
+    context: typer.Context,
+    directory: Weights,
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="A text file, a directory made by megalm data prepare (its held-out split), or a .bin/.idx prefix.",
+            show_default=False,
+        ),
+    ],
+    overrides: Overrides = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens read together; as many as in training if not given.", show_default=False),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, help="How far a window moves on: shorter gives more context.", show_default=False),
+    ] = None,
+    tokenizer: TokenizerFile = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows read at a time.")] = 8,
+) -> int:
+    """Print the loss and the perplexity of a trained model on a text, at any layout."""
+
+    def work(placement: Placement) -> int:
+        with loading():
+            from megalm.generation.eval_command import Question, run
+        return run(Question(directory, overrides or (), data, window, stride, tokenizer, batch_size), placement)
+
+    return over_ranks(overrides or (), context.obj, work)

@@ -1,4 +1,4 @@
-"""``megalm generate`` as each rank carries it out; the first one prints."""
+"""``megalm generate`` and ``megalm eval`` as each rank carries them out; the first one prints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from megalm.data.bpe import open_tokenizer
 from megalm.errors import UserError
 from megalm.generation.ending import Ending, Stream
 from megalm.generation.generate import generate
 from megalm.generation.model import LanguageModel
-from megalm.generation.opened import end_ids, mesh_of, open_model, tokenizer_of
+from megalm.generation.opened import end_ids, mesh_of, open_model, tokenizer_file
 from megalm.generation.options import Options
 from megalm.generation.reader import SequenceReader
 from megalm.launcher.placement import Placement
@@ -49,7 +50,8 @@ def run(request: Request, placement: Placement) -> int:
     """
     with mesh_of(request.overrides, placement) as mesh:
         model = open_model(request.directory, request.overrides, mesh)
-        tokenizer = tokenizer_of(model.config, request.directory, request.tokenizer)
+        file = tokenizer_file(model.config, request.directory, request.tokenizer)
+        tokenizer = None if file is None else open_tokenizer(file)
         prompts = _encoded(request, tokenizer)
         _check(prompts, request.options, model)
         ending = Ending(end_ids(model.config, tokenizer), request.stop_texts, tokenizer)

@@ -43,19 +43,19 @@ class LanguageModel:
         self.config, self.mesh = config, mesh
         self._part = build_part(config, mesh, holders, None)
         self._part.model.eval()
-        blocks = {stage: list(held) for stage, held in self._part.held.stages.items()}
+        losing = {stage: list(held) for stage, held in self._part.held.stages.items()}
+        asked = {stage: list(held) for stage, held in losing.items()}
         last = len(holders) - 1
-        if last in blocks:
-            blocks[last][-1] = _Asked(blocks[last][-1], config.model.family)
+        if last in asked:
+            asked[last][-1] = _Asked(asked[last][-1], config.model.family)
+        transport = Transport(mesh.pp, mesh.pp_upward, mesh.device) if mesh.pp.size > 1 else None
         half = WeightHalf()
-        self._engine = Engine(
-            mesh.pp.rank,
-            {stage: Stage(held, half) for stage, held in blocks.items()},
-            Transport(mesh.pp, mesh.pp_upward, mesh.device) if mesh.pp.size > 1 else None,
-            _Kept(),
+        self._logits, self._loss = (
+            Engine(mesh.pp.rank, {stage: Stage(held, half) for stage, held in blocks.items()}, transport, _Kept())
+            for blocks in (asked, losing)
         )
         self._program = Programs(config.pipeline, holders, config.layout.pp, self._part.num_blocks).evaluation(1)
-        self._last = last in blocks
+        self._last = last in asked
         self._columns = slice(*vocab_ranges(config.model.vocab_size, mesh.tp.size)[mesh.tp.rank])
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -71,7 +71,7 @@ class LanguageModel:
 
         Every rank calls it with the same micro-batch.
         """
-        own = self._engine.evaluate(self._program, [batch])
+        own = self._logits.evaluate(self._program, [batch])
         if self.mesh.model.size == 1:
             return own
         num_places = int(batch.asked_bs.sum())
@@ -79,6 +79,11 @@ class LanguageModel:
         if self._last:
             whole[:, self._columns] = own
         return collectives.all_reduce(whole, self.mesh.model)
+
+    def loss(self, batch: MicroBatch) -> float:
+        """Return the loss of the labels of a micro-batch, on every rank; only a part of the logits is in memory."""
+        own = self._loss.evaluate(self._program, [batch]).cpu()
+        return collectives.all_reduce(own, self.mesh.pp, scalar=True).item()
 
 
 class _Asked(nn.Module):
@@ -88,8 +93,8 @@ class _Asked(nn.Module):
         super().__init__()
         if not hasattr(block, "logits"):
             raise UserError(
-                f"model.family={family}: its last block has no logits(flow, batch), which are what text is made from; "
-                "give it the method."
+                f"model.family={family} gives no logits of a next token (its last block has no logits(flow, batch)); "
+                "text is made by decoders, and by models of your own that have the method."
             )
         self._block = block
 

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from megalm.checkpoint.store import open_newest
-from megalm.data.bpe import KNOWN_ENDS, open_tokenizer
+from megalm.data.bpe import KNOWN_ENDS
 from megalm.data.meta import META, read_meta
 from megalm.errors import UserError
 from megalm.generation.asked import asked, tree_of
@@ -58,15 +58,11 @@ def open_model(directory: Path, overrides: Sequence[str], mesh: Mesh) -> Languag
     return model
 
 
-def tokenizer_of(config: RunConfig, directory: Path, named: Path | None) -> Tokenizer | None:
-    """Return the tokenizer that was named, else the one beside the weights, else that of the run's data, if any.
-
-    Raises:
-        UserError: the one named is not there, or no tokenizer.
-    """
+def tokenizer_file(config: RunConfig, directory: Path, named: Path | None) -> Path | None:
+    """Return the tokenizer that was named, else the one beside the weights, else that of the run's data, if any."""
     beside = directory / "tokenizer.json"
     path = named or (beside if beside.is_file() else config.data.tokenizer_path())
-    return None if path is None or not (path.is_file() or named) else open_tokenizer(path)
+    return path if path is not None and (named or path.is_file()) else None
 
 
 def end_ids(config: RunConfig, tokenizer: Tokenizer | None) -> list[int]:

@@ -103,7 +103,7 @@ def test_another_precision(tmp_path: Path) -> None:
 def test_a_model_that_gives_no_logits_is_refused() -> None:
     tree = run_file(GPT2).model_dump(mode="json", by_alias=True)
     tree["model"] = {**tree["model"], "family": "tests.generation.test_model:Lossy"}
-    with pytest.raises(UserError, match="its last block has no logits"):
+    with pytest.raises(UserError, match="gives no logits of a next token"):
         LanguageModel(validate(RunConfig, tree), Mesh.alone())
 
 

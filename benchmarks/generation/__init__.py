@@ -1,0 +1,1 @@
+"""Speed of generation with a cache, beside transformers' generate."""
