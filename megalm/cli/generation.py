@@ -19,7 +19,7 @@ from megalm.launcher.placement import Placement, from_environment
 Weights = Annotated[
     Path,
     typer.Argument(
-        metavar="DIR", help="A checkpoint, or a run's directory for its newest complete one.", show_default=False
+        metavar="DIR", help="A checkpoint, a run's directory (its newest), or a Hugging Face one.", show_default=False
     ),
 ]
 TokenizerFile = Annotated[

@@ -1,5 +1,7 @@
 """A trained model over the ranks of a layout, forward only: it gives every rank the whole logits."""
 
+from collections.abc import Callable, Iterable, Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -8,13 +10,14 @@ from megalm.batch import MicroBatch
 from megalm.checkpoint.checkpoint import Checkpoint
 from megalm.errors import UserError
 from megalm.mesh import Mesh
+from megalm.models.config import ModelConfig
 from megalm.parallel.pipeline.engine import Engine
 from megalm.parallel.pipeline.flow import Flow
 from megalm.parallel.pipeline.stage import Stage
 from megalm.parallel.pipeline.transport import Transport
 from megalm.parallel.tensor.vocab import vocab_ranges
 from megalm.run_config import RunConfig
-from megalm.training.model import build_part
+from megalm.training.model import build_part, model_positions
 from megalm.training.programs import Programs, rank_of_stage
 from megalm.training.resume import weight_pieces
 from megalm.weight_half import WeightHalf
@@ -65,6 +68,10 @@ class LanguageModel:
             UserError: they are another model's.
         """
         checkpoint.load(weight_pieces(self._part.model, self._part.held, self.mesh), cast=True)
+
+    def fill(self, function: Callable[[Iterable[nn.Parameter], Mapping[str, int], ModelConfig], None]) -> None:
+        """Let a function fill this rank's parameters; it is given its position on each axis that their specs name."""
+        function(self._part.held.parameters(), model_positions(self.mesh), self.config.model)
 
     def logits(self, batch: MicroBatch) -> Tensor:
         """Return float64 [places, vocabulary]: of each token of the micro-batch that has a label, in their order.

@@ -7,15 +7,19 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.store import open_newest
 from megalm.data.bpe import KNOWN_ENDS
 from megalm.data.meta import META, read_meta
 from megalm.errors import UserError
 from megalm.generation.asked import asked, tree_of
 from megalm.generation.model import LanguageModel
+from megalm.hugging_face.importer import config_of
+from megalm.hugging_face.load import fill_parameters
 from megalm.launcher import ranks
 from megalm.launcher.placement import Placement
 from megalm.mesh import Mesh
+from megalm.models.config_json import CONFIG
 from megalm.run_config import RunConfig
 from megalm.validation import validate
 
@@ -40,11 +44,15 @@ def mesh_of(overrides: Sequence[str], placement: Placement) -> Iterator[Mesh]:
 
 
 def open_model(directory: Path, overrides: Sequence[str], mesh: Mesh) -> LanguageModel:
-    """Return the model of a checkpoint, or of a run's newest complete one.
+    """Return the model of a checkpoint, of a run's newest complete one, or of a Hugging Face directory.
 
     Raises:
         UserError: there is none, it is damaged, or it does not fit the layout.
     """
+    if (directory / CONFIG).is_file():
+        model = LanguageModel(config_of(directory, overrides), mesh)
+        Peers(mesh.world, mesh.timeout_s, "the weights").together(lambda: model.fill(fill_parameters))
+        return model
     checkpoint = open_newest(directory, mesh.world)
     saved = checkpoint.facts.get("config")
     if not isinstance(saved, dict):
