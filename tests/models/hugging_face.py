@@ -44,6 +44,14 @@ MODULES = {"embed_out.weight": "lm_head.weight"}
 """Names of parameters that files call otherwise: transformers changes them when it loads and saves."""
 
 
+def activation_called(name: str) -> nn.Module:
+    """Return transformers' non-linearity of this name."""
+    from transformers.activations import ACT2FN
+
+    found: nn.Module = ACT2FN[name]
+    return found
+
+
 def _gpt2(config: ModelConfig) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
