@@ -15,6 +15,7 @@ from megalm.errors import UserError
 from megalm.layout import Layout
 from megalm.models.config import ModelConfig
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
+from megalm.models.encoder_shape import ENCODERS
 from megalm.not_built import refuse_what_is_not_built
 from megalm.objectives.config import ObjectiveConfig
 from megalm.optim.config import OptimizerConfig
@@ -99,14 +100,10 @@ class RunConfig(Section):
         if self.model.from_ is not None and self.checkpoint.load is not None:
             raise UserError("model.from and checkpoint.load both say what the run starts from; leave one of them out.")
         self._check_backend()
+        self._check_objective()
         num_stages = layout.pp * stages_per_rank(self.pipeline.schedule, self.pipeline.stages_per_rank)
         if ":" in model.family:  # a model of the user's own reads its sizes as it likes
             return self
-        if ":" not in self.objective.name and (model.family in ENCODER_DECODERS) != (self.objective.name == "seq2seq"):
-            raise UserError(
-                f"objective.name={self.objective.name} is not for model.family={model.family}: seq2seq is what an "
-                f"encoder-decoder learns ({', '.join(sorted(ENCODER_DECODERS))}), and no other family does."
-            )
         sizes = self.pipeline.blocks_per_stage
         partition([1.0] * model.num_blocks, num_stages, None if sizes == "auto" else sizes)
         if model.longest_sequence is not None and train.seq_length > model.longest_sequence:
@@ -121,6 +118,42 @@ class RunConfig(Section):
                 "needs at least one head."
             )
         return self
+
+    def _check_objective(self) -> None:
+        """Refuse an objective that the model cannot learn."""
+        family, objective = self.model.family, self.objective
+        if ":" in family or ":" in objective.name:
+            return
+        if (family in ENCODER_DECODERS) != (objective.name == "seq2seq"):
+            raise UserError(
+                f"objective.name={objective.name} is not for model.family={family}: seq2seq is what an encoder-decoder "
+                f"learns ({', '.join(sorted(ENCODER_DECODERS))}), and no other family does."
+            )
+        if family in ENCODERS and objective.name in ("clm", "instruct"):
+            raise UserError(
+                f"objective.name={objective.name} asks for tokens that model.family={family}, which reads to both sides, would see; "
+                "use mlm_nsp."
+            )
+        if objective.name != "mlm_nsp":
+            return
+        if family not in ENCODERS:
+            raise UserError(
+                f"objective.name=mlm_nsp needs a model that reads to both sides, and model.family={family} does not; "
+                f"use one of {', '.join(sorted(ENCODERS))}."
+            )
+        if not objective.nsp:
+            return
+        if family == "roberta":
+            raise UserError("objective.nsp=true has no head in model.family=roberta; set objective.nsp=false.")
+        if self.model.type_vocab_size == 1:
+            raise UserError(
+                "objective.nsp=true tells the model of two segments, and model.type_vocab_size=1 has a row for one; "
+                "set it to 2."
+            )
+        if self.data.reset_attention:
+            raise UserError(
+                "data.reset_attention has no effect with objective.nsp=true, whose samples are padded pairs; remove it."
+            )
 
     def _check_backend(self) -> None:
         """Refuse what the engine of ``zero.backend`` cannot do."""
@@ -154,6 +187,8 @@ class RunConfig(Section):
         found = [*self.optimizer.without_effect(), *self.lr_schedule.without_effect(), *self.recompute.without_effect()]
         if self.objective.name == "instruct" and self.data.reset_attention:
             found.append("data.reset_attention=true has no effect: records in one sample never see one another.")
+        if self.model.family == "bert" and self.objective.name == "mlm_nsp" and not self.objective.nsp:
+            found.append("objective.nsp=false leaves the pooler and the head for pairs of model.family=bert as drawn.")
         if self.layout.tp == 1:
             tensor = {"sequence_parallel": self.tensor.sequence_parallel, "across_nodes": self.tensor.across_nodes}
             found += [f"tensor.{key}=true has no effect: layout.tp is 1." for key, value in tensor.items() if value]

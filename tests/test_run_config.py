@@ -183,12 +183,44 @@ def test_what_is_wrong_is_told_with_its_key(small: Path, override: str, sentence
         (
             [
                 "model={family: roberta, num_hidden_layers: 2, hidden_size: 8, num_attention_heads: 4, vocab_size: 99}",
+                "objective={name: mlm_nsp, nsp: false}",
                 "train.seq_length=513",
             ],
             "train.seq_length=513 is longer than the model.max_position_embeddings=514 less the 2 rows before a first",
         ),
         (["model.family=t5"], "objective.name=clm is not for model.family=t5: seq2seq is what an encoder-decoder"),
         (["objective.name=seq2seq"], "objective.name=seq2seq is not for model.family=gpt2"),
+        (
+            ["model={family: bert, num_hidden_layers: 2, hidden_size: 8, num_attention_heads: 4, vocab_size: 99}"],
+            "objective.name=clm asks for tokens that model.family=bert, which reads to both sides, would see; use mlm",
+        ),
+        (
+            ["objective.name=mlm_nsp"],
+            "objective.name=mlm_nsp needs a model that reads to both sides, and model",
+        ),
+        (
+            [
+                "model={family: roberta, num_hidden_layers: 2, hidden_size: 8, num_attention_heads: 4, vocab_size: 99}",
+                "objective.name=mlm_nsp",
+            ],
+            "objective.nsp=true has no head in model.family=roberta; set objective.nsp=false.",
+        ),
+        (
+            [
+                "model={family: bert, num_hidden_layers: 2, hidden_size: 8, num_attention_heads: 4, vocab_size: 99}",
+                "objective.name=mlm_nsp",
+                "model.type_vocab_size=1",
+            ],
+            "objective.nsp=true tells the model of two segments, and model.type_vocab_size=1 has a row for one; set",
+        ),
+        (
+            [
+                "model={family: bert, num_hidden_layers: 2, hidden_size: 8, num_attention_heads: 4, vocab_size: 99}",
+                "objective.name=mlm_nsp",
+                "data.reset_attention=true",
+            ],
+            "data.reset_attention has no effect with objective.nsp=true, whose samples are padded pairs; remove it.",
+        ),
         (["layout.tp=5"], "layout.tp=5 is more than model.num_attention_heads=4"),
         (["layout.pp=5"], "the pipeline has 5 stages, but the model has only 4 blocks"),
         (["layout.pp=3", "pipeline.schedule=zb-v"], "the pipeline has 6 stages, but the model has only 4 blocks"),
@@ -212,7 +244,7 @@ def test_a_model_of_ones_own_reads_its_sizes_as_it_likes(small: Path) -> None:
     [
         "layout.cp=2",
         "layout.ep=2",
-        "objective.name=mlm_nsp",
+        "objective.name=rtd",
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_name(small: Path, override: str) -> None:

@@ -16,6 +16,7 @@ _SEQ2SEQ: Mapping[str, Mapping[str, Any]] = {
     "spans": {"noise_density": 0.15, "mean_span_length": 3.0},
     "denoising": _DENOISING,
 }
+_MASKED: Mapping[str, Any] = {"noise_density": 0.15, "whole_word": False, "nsp": True}
 
 
 class ObjectiveConfig(Section):
@@ -23,8 +24,8 @@ class ObjectiveConfig(Section):
 
     name: str = Field(
         "clm",
-        description="clm: the next token; instruct: the answers of records; seq2seq: an encoder-decoder's target; or "
-        "package.module:name of your own",
+        description="clm: the next token; instruct: the answers of records; mlm_nsp: hidden tokens, and whether two texts "
+        "belong together; seq2seq: an encoder-decoder's target; or package.module:name of your own",
     )
     seq2seq: Literal["spans", "denoising"] | None = Field(
         None,
@@ -48,11 +49,25 @@ class ObjectiveConfig(Section):
     mean_span_length: float | None = Field(
         None, ge=1, description="Tokens of a hidden span on average, 3 by default; longer spans need fewer sentinels."
     )
+    whole_word: bool | None = Field(
+        None,
+        description="true hides words whole, a harder task than pieces of words (mlm_nsp); false by default",
+    )
+    nsp: bool | None = Field(
+        None,
+        description="true makes samples of two texts, of which in half the second follows the first, and asks which "
+        "(BERT; the default); false makes samples of one running text (RoBERTa).",
+    )
+    nsp_weight: float | None = Field(
+        None,
+        gt=0,
+        description="What the loss of nsp counts beside that of tokens; 1 by default.",
+    )
     sentence_ends: list[str] | None = Field(
         None,
         min_length=1,
-        description="For permute: a sentence ends with a token whose text, spaces aside, ends so, with a line break, "
-        'and with a document. Default [".", "?", "!"].',
+        description="For permute and nsp: a sentence ends with a token whose text, spaces aside, ends so, with a line "
+        'break, and with a document. Default [".", "?", "!"].',
     )
 
     @model_validator(mode="before")
@@ -70,6 +85,8 @@ class ObjectiveConfig(Section):
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys that the objective reads beside its name, and their defaults."""
+    if given.get("name") == "mlm_nsp":
+        return {**_MASKED, **({} if given.get("nsp") is False else {"nsp_weight": 1.0, **_SENTENCES})}
     if given.get("name") != "seq2seq":
         return {}
     kind = given.get("seq2seq") or "spans"
@@ -89,6 +106,8 @@ def _named(given: Mapping[str, Any]) -> str:
     words = [f"objective.name={given.get('name', 'clm')}"]
     if given.get("name") == "seq2seq":
         words.append(f"objective.seq2seq={given.get('seq2seq') or 'spans'}")
+    if given.get("nsp") is not None:
+        words.append(f"objective.nsp={str(given['nsp']).lower()}")
     if given.get("noise"):
         words.append(f"objective.noise={given['noise']}")
     return ", ".join(words)

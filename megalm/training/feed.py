@@ -15,6 +15,7 @@ from megalm.mesh import Axis, Mesh
 from megalm.objectives.clm import clm
 from megalm.objectives.instruct import instruct
 from megalm.run_config import RunConfig
+from megalm.training.mlm_nsp import mlm_nsp, mlm_nsp_cut
 from megalm.training.seq2seq import seq2seq
 
 
@@ -31,9 +32,13 @@ Objective = Callable[..., MicroBatch]
 OBJECTIVES: Mapping[str, Callable[[RunConfig], Objective]] = {
     "clm": lambda config: clm,
     "instruct": lambda config: instruct,
+    "mlm_nsp": mlm_nsp,
     "seq2seq": seq2seq,
 }
-CUTS: Mapping[str, Callable[[RunConfig], Cut]] = {"instruct": lambda config: PackedRecords}
+CUTS: Mapping[str, Callable[[RunConfig], Cut]] = {
+    "instruct": lambda config: PackedRecords,
+    "mlm_nsp": mlm_nsp_cut,
+}
 """How corpora become the samples of an objective; one of the user's own reads windows of a text."""
 
 

@@ -54,6 +54,7 @@ def run_of(model: dict[str, Any], precision: str = "fp64") -> RunConfig:
         RunConfig,
         {
             "model": {**sizes, **model},
+            "objective": {"name": "mlm_nsp", "nsp": False},
             "data": {"train": [{"path": "not read"}]},
             "train": {"precision": precision, "seq_length": S},
         },

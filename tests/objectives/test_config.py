@@ -16,6 +16,21 @@ SENTENCE_ENDS = [".", "?", "!"]
     [
         ({}, {"name": "clm"}),
         (
+            {"name": "mlm_nsp"},
+            {
+                "name": "mlm_nsp",
+                "noise_density": 0.15,
+                "whole_word": False,
+                "nsp": True,
+                "nsp_weight": 1.0,
+                "sentence_ends": SENTENCE_ENDS,
+            },
+        ),
+        (
+            {"name": "mlm_nsp", "nsp": False, "whole_word": True},
+            {"name": "mlm_nsp", "noise_density": 0.15, "whole_word": True, "nsp": False},
+        ),
+        (
             {"name": "seq2seq"},
             {"name": "seq2seq", "seq2seq": "spans", "noise_density": 0.15, "mean_span_length": 3.0},
         ),
@@ -50,6 +65,12 @@ def test_what_is_left_out_is_resolved_once(given: dict[str, Any], resolved: dict
     ("given", "message"),
     [
         ({"noise_density": 0.1}, "objective.noise_density has no effect with objective.name=clm; remove it."),
+        ({"nsp": False}, "objective.nsp has no effect with objective.name=clm"),
+        ({"name": "mlm_nsp", "seq2seq": "spans"}, "objective.seq2seq has no effect with objective.name=mlm_nsp"),
+        (
+            {"name": "mlm_nsp", "nsp": False, "nsp_weight": 2.0},
+            "objective.nsp_weight has no effect with objective.name=mlm_nsp, objective.nsp=false; remove it.",
+        ),
         ({"name": "own:it", "seq2seq": "spans"}, "objective.seq2seq has no effect with objective.name=own:it"),
         ({"name": "seq2seq", "noise": ["mask"]}, "objective.noise has no effect with .*objective.seq2seq=spans"),
         (
