@@ -131,8 +131,8 @@ class RunConfig(Section):
             )
         if family in ENCODERS and objective.name in ("clm", "instruct"):
             raise UserError(
-                f"objective.name={objective.name} asks for tokens that model.family={family}, which reads to both sides, would see; "
-                "use mlm_nsp."
+                f"objective.name={objective.name} asks for tokens that model.family={family}, which reads to both "
+                "sides, would see; use mlm_nsp."
             )
         if objective.name != "mlm_nsp":
             return

@@ -24,8 +24,8 @@ class ObjectiveConfig(Section):
 
     name: str = Field(
         "clm",
-        description="clm: the next token; instruct: the answers of records; mlm_nsp: hidden tokens, and whether two texts "
-        "belong together; seq2seq: an encoder-decoder's target; or package.module:name of your own",
+        description="clm: the next token; instruct: the answers of records; mlm_nsp: hidden tokens, and whether two "
+        "texts belong together; seq2seq: an encoder-decoder's target; or package.module:name of your own",
     )
     seq2seq: Literal["spans", "denoising"] | None = Field(
         None,
