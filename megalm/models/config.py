@@ -67,6 +67,16 @@ FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
         "dropout_rate": 0.0,
         "decoder_start_token_id": None,
     },
+    "bart": {
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "activation_function": "gelu",
+        "scale_embedding": False,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "decoder_start_token_id": None,
+    },
 }
 """What each family has beside the sizes, and its defaults; a field that is not a family's is refused there."""
 
@@ -85,15 +95,22 @@ _SIZES = frozenset(
 _FAMILY_SIZES: Mapping[str, set[str]] = {
     "llama": {"num_key_value_heads", "head_dim"},
     "t5": {"head_dim", "num_decoder_layers"},
+    "bart": {"num_decoder_layers", "decoder_attention_heads", "decoder_ffn_dim"},
 }
+_DECODER_SIZES: Mapping[str, str] = {
+    "num_decoder_layers": "num_hidden_layers",
+    "decoder_attention_heads": "num_attention_heads",
+    "decoder_ffn_dim": "intermediate_size",
+}
+"""Sizes of a decoder behind an encoder, and those of the encoder that they are by default."""
 
 
 class ModelConfig(Section):
     """What the model is. Every field is resolved: what the run file leaves out comes from the preset or the family."""
 
     family: str = Field(
-        description="the shape: gpt2 | gpt_neox | llama | bert | roberta | t5, or package.module:name of your own "
-        "builder"
+        description="the shape: gpt2 | gpt_neox | llama | bert | roberta | t5 | bart, or package.module:name of your "
+        "own builder"
     )
     from_: str | None = Field(
         None,
@@ -152,7 +169,7 @@ class ModelConfig(Section):
         None, ge=0, description="positions begin after this row of their table, which padding has (roberta)"
     )
     num_decoder_layers: int | None = Field(
-        None, ge=1, description="blocks of the decoder; the encoder's by default (t5)"
+        None, ge=1, description="blocks of the decoder; as many as the encoder's by default (t5, bart)"
     )
     relative_attention_num_buckets: int | None = Field(
         None, ge=4, description="distances that the bias of attention tells apart, some of them in groups (t5)"
@@ -170,7 +187,23 @@ class ModelConfig(Section):
         None, ge=0, lt=1, description="dropout everywhere; takes the slower math path of attention (t5)"
     )
     decoder_start_token_id: int | None = Field(
-        None, ge=0, description="what a decoder is told before its first token; padding by default (t5)"
+        None, ge=0, description="what a decoder is told first; padding by default (t5), or the end token (bart)"
+    )
+    decoder_attention_heads: int | None = Field(
+        None, ge=1, description="heads of the decoder; the encoder's by default (bart)"
+    )
+    decoder_ffn_dim: int | None = Field(
+        None, ge=1, description="features inside the decoder's MLP; the encoder's by default (bart)"
+    )
+    activation_function: Activation | None = Field(None, description="the MLP's non-linearity (bart)")
+    scale_embedding: bool | None = Field(
+        None, description="whether vectors of tokens are multiplied by the root of hidden_size (bart)"
+    )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="dropout after the embedding and before each residual sum (bart)"
+    )
+    activation_dropout: float | None = Field(
+        None, ge=0, lt=1, description="dropout behind the MLP's non-linearity (bart)"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="free keys for your own family's builder")
 
@@ -238,8 +271,9 @@ class ModelConfig(Section):
             resolved.setdefault("num_key_value_heads", heads)
         if "head_dim" in sizes and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
             resolved.setdefault("head_dim", hidden // heads)
-        if "num_decoder_layers" in sizes:
-            resolved.setdefault("num_decoder_layers", resolved.get("num_hidden_layers"))
+        for decoder, encoder in _DECODER_SIZES.items():
+            if decoder in sizes:
+                resolved.setdefault(decoder, resolved.get(encoder))
         return resolved
 
     @model_validator(mode="after")
@@ -252,6 +286,11 @@ class ModelConfig(Section):
             raise UserError(
                 f"model.num_attention_heads={heads} does not divide model.hidden_size={self.hidden_size}; choose a "
                 "divisor."
+            )
+        if self.decoder_attention_heads is not None and self.hidden_size % self.decoder_attention_heads:
+            raise UserError(
+                f"model.decoder_attention_heads={self.decoder_attention_heads} does not divide model.hidden_size="
+                f"{self.hidden_size}; choose a divisor."
             )
         if self.num_key_value_heads is not None and heads % self.num_key_value_heads:
             raise UserError(

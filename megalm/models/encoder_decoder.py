@@ -1,17 +1,19 @@
-"""An encoder and a decoder that attends to it, in the shape of T5."""
+"""An encoder and a decoder that attends to it, in the shapes of T5 and BART."""
 
 import torch
 from torch import Tensor, nn
 
-from megalm.batch import MicroBatch
+from megalm.batch import MicroBatch, Source
 from megalm.mesh import Axis
 from megalm.models.config import ModelConfig
 from megalm.models.encoder_decoder_layers import DECODER, ENCODER, DecoderLayer, EncoderLayer, Rows, norm_of
 from megalm.models.encoder_decoder_shape import EncoderDecoderShape
 from megalm.models.relative_bias import RelativeBias
+from megalm.models.small_embedding import SmallEmbedding
 from megalm.parallel.tensor.cross_entropy import VocabParallelHead
 from megalm.parallel.tensor.dropout import Dropout
 from megalm.parallel.tensor.embedding import VocabParallelEmbedding
+from megalm.parallel.tensor.region import Region
 
 
 class Stack(nn.Module):
@@ -29,58 +31,91 @@ class Stack(nn.Module):
         super().__init__()
         stack = shape.decoder if decodes else shape.encoder
         layer = DecoderLayer if decodes else EncoderLayer
+        self.relative_attention_bias: RelativeBias | None = None
+        self.embed_positions: SmallEmbedding | None = None
+        if shape.relative is not None:
+            self.relative_attention_bias = RelativeBias(shape.relative, stack.attention.num_heads, axis, causal=decodes)
+        else:
+            region = Region(axis, sequence_parallel)
+            self.embed_positions = SmallEmbedding(shape.position_rows, shape.hidden_size, shape.table_std, region)
         self.embed_dropout = Dropout(shape.dropout, axis, sequence_parallel=sequence_parallel)
-        self.relative_attention_bias = RelativeBias(shape.relative, stack.attention.num_heads, axis, causal=decodes)
         self.layers = nn.ModuleList(
             layer(shape, axis, self.relative_attention_bias, sequence_parallel) for _ in range(stack.num_layers)
         )
         self.norm = norm_of(shape, axis, sequence_parallel)
-        self.dropout = Dropout(shape.dropout, axis, sequence_parallel=sequence_parallel)
+        self.dropout = Dropout(0.0 if shape.post_norm else shape.dropout, axis, sequence_parallel=sequence_parallel)
+
+
+class Embedding(nn.Module):
+    """Tokens to the rows that a stack begins with."""
+
+    def __init__(self, shape: EncoderDecoderShape, shared: VocabParallelEmbedding, stack: Stack) -> None:
+        """Take the layers from the model."""
+        super().__init__()
+        self.shared, self.embed_positions, self.dropout = shared, stack.embed_positions, stack.embed_dropout
+        self.norm = stack.norm if shape.post_norm else None
+        self.scale, self.first_position = shape.embedding_scale, shape.first_position
+
+    def forward(self, tokens: MicroBatch | Source) -> Tensor:
+        """Return the rows [n, hidden]."""
+        x: Tensor = self.shared(tokens.tokens_bs.flatten()) * self.scale
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(tokens.positions_bs + self.first_position)
+        if self.norm is not None:
+            x = self.norm(x)
+        dropped: Tensor = self.dropout(x, tokens.rows_bs.flatten())
+        return dropped
+
+
+class End(nn.Module):
+    """What closes a stack: the norm that stands behind its last sum, where none did before."""
+
+    def __init__(self, shape: EncoderDecoderShape, stack: Stack) -> None:
+        """Take the layers from the model."""
+        super().__init__()
+        self.norm, self.dropout = None if shape.post_norm else stack.norm, stack.dropout
+
+    def forward(self, x: Tensor, tokens: MicroBatch | Source) -> Tensor:
+        """Map rows [n, hidden] to rows [n, hidden]."""
+        normed = x if self.norm is None else self.norm(x)
+        dropped: Tensor = self.dropout(normed, tokens.rows_bs.flatten())
+        return dropped
 
 
 class EncoderEmbedding(nn.Module):
     """The first block: tokens of the source to rows."""
 
-    def __init__(self, shared: VocabParallelEmbedding, dropout: Dropout) -> None:
+    def __init__(self, embedding: Embedding) -> None:
         """Take the layers from the model."""
         super().__init__()
-        self.shared, self.dropout = shared, dropout
+        self.embedding = embedding
 
     def forward(self, _: None, batch: MicroBatch) -> Rows:
         """Return the rows [n, hidden] of the source."""
         assert batch.source is not None, "an encoder-decoder needs micro-batches with a source: objective.name=seq2seq"
-        source = batch.source
-        return {ENCODER: self.dropout(self.shared(source.tokens_bs.flatten()), source.rows_bs.flatten())}
+        return {ENCODER: self.embedding(batch.source)}
 
 
 class DecoderEmbedding(nn.Module):
     """The block between the stacks: the end of the encoder, and tokens of the target to rows."""
 
-    def __init__(
-        self, encoder_norm: nn.Module, encoder_dropout: Dropout, shared: VocabParallelEmbedding, dropout: Dropout
-    ) -> None:
+    def __init__(self, encoder_end: End, embedding: Embedding) -> None:
         """Take the layers from the model."""
         super().__init__()
-        self.encoder_norm, self.encoder_dropout = encoder_norm, encoder_dropout
-        self.shared, self.dropout = shared, dropout
+        self.encoder_end, self.embedding = encoder_end, embedding
 
     def forward(self, flow: Rows, batch: MicroBatch) -> Rows:
         """Return the rows [n, hidden] of the source, as all layers of the decoder see them, and those of the target."""
-        assert batch.source is not None
-        encoded = self.encoder_dropout(self.encoder_norm(flow[ENCODER]), batch.source.rows_bs.flatten())
-        return {
-            ENCODER: encoded,
-            DECODER: self.dropout(self.shared(batch.tokens_bs.flatten()), batch.rows_bs.flatten()),
-        }
+        return {ENCODER: self.encoder_end(flow[ENCODER], batch.source), DECODER: self.embedding(batch)}
 
 
 class Head(nn.Module):
     """The last block: the decoder's end, output head and cross entropy."""
 
-    def __init__(self, norm: nn.Module, dropout: Dropout, scale: float, lm_head: VocabParallelHead) -> None:
+    def __init__(self, end: End, scale: float, lm_head: VocabParallelHead) -> None:
         """Take the layers from the model."""
         super().__init__()
-        self.norm, self.dropout, self.scale, self.lm_head = norm, dropout, scale, lm_head
+        self.end, self.scale, self.lm_head = end, scale, lm_head
 
     def forward(self, flow: Rows, batch: MicroBatch) -> Tensor:
         """Return the micro-batch's share of the global batch's loss."""
@@ -89,7 +124,7 @@ class Head(nn.Module):
 
     def rows(self, flow: Rows, batch: MicroBatch) -> Tensor:
         """Return the rows [n, hidden] that the output head reads."""
-        rows: Tensor = self.dropout(self.norm(flow[DECODER]), batch.rows_bs.flatten()) * self.scale
+        rows: Tensor = self.end(flow[DECODER], batch) * self.scale
         return rows
 
 
@@ -105,7 +140,7 @@ class EncoderDecoder(nn.Module):
     def __init__(self, config: ModelConfig, axis: Axis, sequence_parallel: bool = False) -> None:
         """See the class."""
         super().__init__()
-        shape = EncoderDecoderShape.of(config)
+        self.shape = shape = EncoderDecoderShape.of(config)
         self.shared = VocabParallelEmbedding(
             shape.vocab_size, shape.hidden_size, axis, std=shape.table_std, sequence_parallel=sequence_parallel
         )
@@ -117,34 +152,36 @@ class EncoderDecoder(nn.Module):
             axis,
             weight=self.shared.weight if shape.tied else None,
             std=shape.table_std,
+            bias=shape.logits_bias,
             sequence_parallel=sequence_parallel,
         )
-        self.head_scale = shape.head_scale
+        if self.lm_head.bias is not None:
+            self.lm_head.bias.requires_grad_(False)
 
     def blocks(self) -> list[nn.Module]:
         """Return what the rows pass through, in order: the spans that a stage may be made of."""
-        encoder, decoder = self.encoder, self.decoder
+        shape, encoder, decoder = self.shape, self.encoder, self.decoder
         return [
-            EncoderEmbedding(self.shared, encoder.embed_dropout),
+            EncoderEmbedding(Embedding(shape, self.shared, encoder)),
             *encoder.layers,
-            DecoderEmbedding(encoder.norm, encoder.dropout, self.shared, decoder.embed_dropout),
+            DecoderEmbedding(End(shape, encoder), Embedding(shape, self.shared, decoder)),
             *decoder.layers,
             self._head(),
         ]
 
     def logits(self, batch: MicroBatch) -> Tensor:
         """Return this rank's columns of the logits [whole rows of the target, local vocabulary]."""
-        first, *layers, head = self.blocks()
+        first, *layers, _ = self.blocks()
         flow: Rows = first(None, batch)
         for layer in layers:
             flow = layer(flow, batch)
-        return self.lm_head.logits(head.rows(flow, batch))  # type: ignore[operator]
+        return self.lm_head.logits(self._head().rows(flow, batch))
 
     def _head(self) -> Head:
-        return Head(self.decoder.norm, self.decoder.dropout, self.head_scale, self.lm_head)
+        return Head(End(self.shape, self.decoder), self.shape.head_scale, self.lm_head)
 
 
 def build_encoder_decoder(config: ModelConfig, axis: Axis, sequence_parallel: bool) -> nn.Module:
-    """Build the model of a ``t5`` section."""
+    """Build the model of a ``t5`` or ``bart`` section."""
     with torch.device("meta"):
         return EncoderDecoder(config, axis, sequence_parallel)

@@ -20,6 +20,7 @@ from megalm.parallel.tensor.recomputed import through
 from megalm.recompute import Operation
 
 Rows = Mapping[str, Tensor]
+Span = Callable[[Tensor], Tensor]
 ENCODER, DECODER = "encoder", "decoder"
 
 
@@ -30,7 +31,7 @@ def norm_of(shape: EncoderDecoderShape, axis: Axis, sequence_parallel: bool) -> 
 
 
 class Residual(nn.Module):
-    """What a span makes of the normed rows, added to the rows.
+    """A sum of rows and of what a span makes of them, with a norm before the span or behind the sum.
 
     Args:
         shape: of the model.
@@ -43,12 +44,22 @@ class Residual(nn.Module):
         super().__init__()
         self.norm = norm_of(shape, axis, sequence_parallel)
         self.dropout = Dropout(shape.dropout, axis, sequence_parallel=sequence_parallel)
+        self.post_norm = shape.post_norm
         self.recomputed: frozenset[Operation] = frozenset()
 
-    def forward(self, x: Tensor, token_rows: Tensor, span: Callable[[Tensor], Tensor]) -> Tensor:
-        """Map rows [n, hidden] to rows [n, hidden]."""
-        made = through(self.norm, [x], span, recompute="norm" in self.recomputed)
-        return x + self.dropout(made, token_rows)  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, token_rows: Tensor, span: Span, then: Span) -> Tensor:
+        """Map rows [n, hidden] to rows [n, hidden].
+
+        Args:
+            x: the rows.
+            token_rows: int64 [t], the run-wide numbers of the micro-batch's tokens.
+            span: what is added.
+            then: what reads the result, and gives what is returned.
+        """
+        again = "norm" in self.recomputed
+        if self.post_norm:
+            return through(self.norm, [x + self.dropout(span(x), token_rows)], then, recompute=again)
+        return then(x + self.dropout(through(self.norm, [x], span, recompute=again), token_rows))
 
 
 class EncoderLayer(nn.Module):
@@ -57,11 +68,13 @@ class EncoderLayer(nn.Module):
     Args:
         shape: of the model.
         axis: the tensor axis.
-        relative: the stack's table, of all its layers.
+        relative: the stack's bias of attention, of all its layers, if it has one.
         sequence_parallel: whether the rows between blocks are cut over the axis.
     """
 
-    def __init__(self, shape: EncoderDecoderShape, axis: Axis, relative: RelativeBias, sequence_parallel: bool) -> None:
+    def __init__(
+        self, shape: EncoderDecoderShape, axis: Axis, relative: RelativeBias | None, sequence_parallel: bool
+    ) -> None:
         """See the class."""
         super().__init__()
         stack = shape.encoder
@@ -70,35 +83,40 @@ class EncoderLayer(nn.Module):
         self.mlp = mlp_of(shape, stack, axis, sequence_parallel)
         self.mlp_residual = Residual(shape, axis, sequence_parallel)
         self.relative_attention_bias = relative
+        self.post_norm = shape.post_norm
 
     def forward(self, flow: Rows, batch: MicroBatch) -> Rows:
         """Map the rows [n, hidden] of the source."""
         return self._rows(flow, batch, again=False)
 
     def again(self, flow: Rows, batch: MicroBatch) -> Rows:
-        """Build the graph of ``forward`` for a backward: the rows are not read, so their last sums are left out."""
+        """Build the graph of ``forward`` for a backward: sums that only the result needs are left out."""
         return self._rows(flow, batch, again=True)
 
     def _rows(self, flow: Rows, batch: MicroBatch, *, again: bool) -> Rows:
         assert batch.source is not None
-        source = batch.source
+        source, read = batch.source, self.post_norm or not again
         token_rows = source.rows_bs.flatten()
-        bias_hqk = self.relative_attention_bias(source.tokens_bs.shape[1])
+        bias_hqk = bias_of(self.relative_attention_bias, source.tokens_bs.shape[1])
 
         def attend(x: Tensor) -> Tensor:
             return self.self_attn(x, source, bias_hqk=bias_hqk, again=again)  # type: ignore[no-any-return]
 
         def think(x: Tensor) -> Tensor:
-            return self.mlp(x, token_rows, again=again, read=not again)  # type: ignore[no-any-return]
+            return self.mlp(x, token_rows, again=again, read=read)  # type: ignore[no-any-return]
 
-        x = self.self_attn_residual(flow[ENCODER], token_rows, attend)
-        return {ENCODER: self.mlp_residual(x, token_rows, think)}
+        def then_think(x: Tensor) -> Tensor:
+            return self.mlp_residual(x, token_rows, think, unchanged)  # type: ignore[no-any-return]
+
+        return {ENCODER: self.self_attn_residual(flow[ENCODER], token_rows, attend, then_think)}
 
 
 class DecoderLayer(nn.Module):
     """Attention of a target to what came before, attention to the source, and an MLP; see ``EncoderLayer``."""
 
-    def __init__(self, shape: EncoderDecoderShape, axis: Axis, relative: RelativeBias, sequence_parallel: bool) -> None:
+    def __init__(
+        self, shape: EncoderDecoderShape, axis: Axis, relative: RelativeBias | None, sequence_parallel: bool
+    ) -> None:
         """See the class."""
         super().__init__()
         stack = shape.decoder
@@ -109,18 +127,19 @@ class DecoderLayer(nn.Module):
         self.mlp = mlp_of(shape, stack, axis, sequence_parallel)
         self.mlp_residual = Residual(shape, axis, sequence_parallel)
         self.relative_attention_bias = relative
+        self.post_norm = shape.post_norm
 
     def forward(self, flow: Rows, batch: MicroBatch) -> Rows:
         """Map the rows [n, hidden] of the target; those of the source flow on."""
         return self._rows(flow, batch, again=False)
 
     def again(self, flow: Rows, batch: MicroBatch) -> Rows:
-        """Build the graph of ``forward`` for a backward: the rows are not read, so their last sums are left out."""
+        """Build the graph of ``forward`` for a backward: sums that only the result needs are left out."""
         return self._rows(flow, batch, again=True)
 
     def _rows(self, flow: Rows, batch: MicroBatch, *, again: bool) -> Rows:
-        token_rows, encoded = batch.rows_bs.flatten(), flow[ENCODER]
-        bias_hqk = self.relative_attention_bias(batch.tokens_bs.shape[1])
+        token_rows, encoded, read = batch.rows_bs.flatten(), flow[ENCODER], self.post_norm or not again
+        bias_hqk = bias_of(self.relative_attention_bias, batch.tokens_bs.shape[1])
 
         def attend(x: Tensor) -> Tensor:
             return self.self_attn(x, batch, bias_hqk=bias_hqk, again=again)  # type: ignore[no-any-return]
@@ -129,11 +148,25 @@ class DecoderLayer(nn.Module):
             return self.cross_attn(x, encoded, batch, again=again)  # type: ignore[no-any-return]
 
         def think(x: Tensor) -> Tensor:
-            return self.mlp(x, token_rows, again=again, read=not again)  # type: ignore[no-any-return]
+            return self.mlp(x, token_rows, again=again, read=read)  # type: ignore[no-any-return]
 
-        x = self.self_attn_residual(flow[DECODER], token_rows, attend)
-        x = self.cross_attn_residual(x, token_rows, look)
-        return {ENCODER: encoded, DECODER: self.mlp_residual(x, token_rows, think)}
+        def then_look(x: Tensor) -> Tensor:
+            return self.cross_attn_residual(x, token_rows, look, then_think)  # type: ignore[no-any-return]
+
+        def then_think(x: Tensor) -> Tensor:
+            return self.mlp_residual(x, token_rows, think, unchanged)  # type: ignore[no-any-return]
+
+        return {ENCODER: encoded, DECODER: self.self_attn_residual(flow[DECODER], token_rows, attend, then_look)}
+
+
+def bias_of(relative: RelativeBias | None, length: int) -> Tensor | None:
+    """Return the bias [local heads, queries, keys] of a stack's attention to itself, if it has one."""
+    return None if relative is None else relative(length)
+
+
+def unchanged(x: Tensor) -> Tensor:
+    """Return the rows."""
+    return x
 
 
 def mlp_of(shape: EncoderDecoderShape, stack: StackShape, axis: Axis, sequence_parallel: bool) -> nn.Module:

@@ -32,18 +32,26 @@ def seq2seq(config: RunConfig) -> Seq2Seq:
     special = SpecialTokens.of(config.data.tokenizer_path())
     framing = framing_of(config, special)
     examples, longest = _examples(config, special)
+    room = None if ":" in config.model.family else config.model.longest_sequence
+    if room is not None and longest + framing.size > room:
+        raise UserError(
+            f"train.seq_length={config.train.seq_length} gives sequences of {longest + framing.size} tokens, and "
+            f"model.max_position_embeddings={room} is less; shorten the samples or give the model more positions."
+        )
     return Seq2Seq(examples, framing, longest + framing.size, config.run.seed)
 
 
 def framing_of(config: RunConfig, special: SpecialTokens) -> Framing:
-    """Return what stands around sequences.
+    """Return what stands around sequences; a decoder starts from padding, or BART's from the end of a sequence.
 
     Raises:
         UserError: the tokenizer lacks one of the tokens.
     """
     end, pad = special.id_of("eos"), special.id_of("pad")
     start = config.model.decoder_start_token_id
-    return Framing(special.find("cls"), end, pad, pad if start is None else start)
+    if start is None:
+        start = end if config.model.family == "bart" else pad
+    return Framing(special.find("cls"), end, pad, start)
 
 
 def _examples(config: RunConfig, special: SpecialTokens) -> tuple[Examples, int]:

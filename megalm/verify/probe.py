@@ -116,10 +116,12 @@ def _hold_gradients(seen: Probe, state: TrainingState) -> None:
 
 def _hold_values(seen: Probe, state: TrainingState) -> None:
     moment = f"step {state.step} value"
-    if any(bucket.zero_stage == 3 for bucket in state.buckets):
+    in_parts = any(bucket.zero_stage == 3 for bucket in state.buckets)
+    if in_parts:
         _hold_owned(seen, state, moment, lambda bucket: bucket.owned_values)
-        return
     for parameter in state.held.parameters():
+        if in_parts and parameter.requires_grad:
+            continue
         spec = spec_of(parameter)
         offsets = tuple(part.start for part in spec.local_slices(model_positions(state.mesh)))
         seen.held.append(Held(moment, spec, offsets, parameter.detach().cpu().clone()))

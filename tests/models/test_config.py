@@ -27,9 +27,10 @@ def refusal(**fields: Any) -> str:
 
 
 def hugging_face_defaults() -> dict[str, Any]:
-    from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, T5Config
+    from transformers import BartConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, T5Config
 
-    return {"gpt2": GPT2Config(), "gpt_neox": GPTNeoXConfig(), "llama": LlamaConfig(), "t5": T5Config()}
+    decoders = {"gpt2": GPT2Config(), "gpt_neox": GPTNeoXConfig(), "llama": LlamaConfig()}
+    return {**decoders, "t5": T5Config(), "bart": BartConfig()}
 
 
 def test_what_is_left_out_is_hugging_faces_default() -> None:
@@ -50,7 +51,7 @@ def test_what_is_left_out_is_hugging_faces_default() -> None:
                 their_name = name if family != "gpt2" else renamed.get(name, name)
                 assert getattr(ours, name) == getattr(theirs, their_name), (family, name)
         if family != "t5":
-            assert ours.initializer_range == theirs.initializer_range
+            assert ours.initializer_range == (theirs.init_std if family == "bart" else theirs.initializer_range)
 
 
 def test_activations_are_hugging_faces_defaults() -> None:
@@ -187,6 +188,10 @@ def test_an_encoder_decoder_has_two_stacks() -> None:
     assert (config.num_decoder_layers, config.head_dim, config.num_blocks) == (2, 8, 7)
     config = config_of(family="t5", num_decoder_layers=5, head_dim=7)
     assert (config.num_decoder_layers, config.head_dim, config.num_blocks) == (5, 7, 10)
+    config = config_of(family="bart", intermediate_size=99)
+    assert (config.num_decoder_layers, config.decoder_attention_heads, config.decoder_ffn_dim) == (2, 6, 99)
+    with pytest.raises(UserError, match=r"decoder_attention_heads=5 does not divide model\.hidden_size=48"):
+        config_of(family="bart", decoder_attention_heads=5)
     assert config_of(family="gpt2").num_blocks == 4
     with pytest.raises(UserError, match=r"model\.initializer_range has no effect in the family t5"):
         config_of(family="t5", initializer_range=0.2)

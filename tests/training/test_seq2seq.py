@@ -85,6 +85,16 @@ def test_denoising(tmp_path: Path) -> None:
     assert batch.rows_bs[0, 0] == 4 * 42
 
 
+def test_barts_decoder_starts_from_the_end_token_and_its_positions_must_suffice(tmp_path: Path) -> None:
+    bart = tokenizer_with(tmp_path, *NAMED_SETS["bart"])
+    model = {"family": "bart", "max_position_embeddings": 42}
+    objective = {"seq2seq": "denoising", "noise": ["rotate"]}
+    batch = objective_of(run_of(bart, model=model, objective=objective))(rows_of(40), reset_attention=False)
+    assert batch.tokens_bs[:, 0].tolist() == [10, 10]
+    with pytest.raises(UserError, match=r"sequences of 42 tokens, and model.max_position_embeddings=41 is less"):
+        objective_of(run_of(bart, model={**model, "max_position_embeddings": 41}, objective=objective))
+
+
 def test_where_sentences_end(t5: Path) -> None:
     special = SpecialTokens.of(t5)
 

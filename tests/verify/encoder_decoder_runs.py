@@ -11,6 +11,7 @@ from tests.objectives.tokenizer import write_tokenizer
 from tests.verify.runs import VOCAB_SIZE
 
 T5, T5_UNTIED = "t5, 5 heads, dropout", "t5 untied, gated, deeper decoder"
+BART = "bart, unlike stacks, dropout"
 MODELS: Mapping[str, Mapping[str, Any]] = {
     T5: {"family": "t5", "hidden_size": 40, "num_attention_heads": 5, "dropout_rate": 0.1},
     T5_UNTIED: {
@@ -23,8 +24,22 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
         "feed_forward_proj": "gated-gelu",
         "tie_word_embeddings": False,
     },
+    BART: {
+        "family": "bart",
+        "hidden_size": 40,
+        "num_attention_heads": 5,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 37,
+        "max_position_embeddings": 32,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.1,
+    },
 }
-OBJECTIVES: Mapping[str, Mapping[str, Any]] = {"t5": {"mean_span_length": 2.0, "noise_density": 0.3}}
+OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
+    "t5": {"mean_span_length": 2.0, "noise_density": 0.3},
+    "bart": {"seq2seq": "denoising", "noise": ["infill", "permute", "delete", "rotate"]},
+}
 
 
 def tokenizer_of_numbers(folder: Path) -> Path:

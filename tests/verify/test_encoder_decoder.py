@@ -9,9 +9,10 @@ import pytest
 from megalm.verify.compare import Tolerance, compare
 from megalm.verify.probe import Probe
 from tests.ranks import RankPool
-from tests.verify.encoder_decoder_runs import T5, T5_UNTIED, run_file, tokenizer_of_numbers
+from tests.verify.encoder_decoder_runs import BART, T5, T5_UNTIED, run_file, tokenizer_of_numbers
 from tests.verify.runs import seen_alone, seen_by_rank
 
+SELECTIVE = {"mode": "selective", "operations": ["norm", "activation", "attention_core"]}
 SP: dict[str, Any] = {"tensor": {"sequence_parallel": True}}
 
 CASES: list[tuple[str, dict[str, int], int, dict[str, Any]]] = [
@@ -22,11 +23,16 @@ CASES: list[tuple[str, dict[str, int], int, dict[str, Any]]] = [
     (T5, {"tp": 2, "pp": 2}, 4, {"recompute": {"mode": "full"}}),
     (T5, {"dp": 2}, 3, {"zero": {"stage": 3}}),
     (T5, {"dp": 2, "pp": 2}, 2, {"zero": {"stage": 3}, "pipeline": {"schedule": "interleaved"}}),
-    (T5_UNTIED, {"dp": 2}, 6, {"zero": {"stage": 2}, "recompute": {"mode": "selective"}}),
+    (T5_UNTIED, {"dp": 2}, 6, {"zero": {"stage": 2}, "recompute": SELECTIVE}),
     (T5_UNTIED, {"tp": 3}, 12, {}),
     (T5_UNTIED, {"pp": 3}, 4, {"recompute": {"mode": "full", "every": 2}}),
     (T5_UNTIED, {"tp": 2, "pp": 2}, 4, {**SP, "pipeline": {"schedule": "gpipe"}}),
     (T5_UNTIED, {"dp": 2, "tp": 2}, 3, {**SP, "zero": {"stage": 3}}),
+    (BART, {"dp": 2}, 4, {}),
+    (BART, {"tp": 2}, 5, SP),
+    (BART, {"pp": 2}, 3, {"pipeline": {"schedule": "zb-h1"}}),
+    (BART, {"tp": 2, "pp": 2}, 4, {"recompute": {"mode": "full"}}),
+    (BART, {"dp": 2}, 3, {"zero": {"stage": 3}, "recompute": SELECTIVE}),
 ]
 
 
