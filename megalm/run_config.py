@@ -106,6 +106,11 @@ class RunConfig(Section):
             return self
         sizes = self.pipeline.blocks_per_stage
         partition([1.0] * model.num_blocks, num_stages, None if sizes == "auto" else sizes)
+        if model.sliding_window is not None and train.seq_length > model.sliding_window:
+            raise UserError(
+                f"train.seq_length={train.seq_length} is longer than the model.sliding_window={model.sliding_window}, "
+                "and attention within a window is not built; shorten the sequences."
+            )
         if model.longest_sequence is not None and train.seq_length > model.longest_sequence:
             unused = f" less the {model.first_position} rows before a first token's" if model.first_position else ""
             raise UserError(

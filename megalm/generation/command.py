@@ -82,7 +82,7 @@ def _encoded(request: Request, tokenizer: Tokenizer | None) -> list[list[int]]:
 
 def _check(prompts: Sequence[Sequence[int]], options: Options, model: LanguageModel) -> None:
     """Refuse prompts that the model cannot read."""
-    vocab_size, most = model.config.model.vocab_size, model.config.model.max_position_embeddings
+    vocab_size, most = model.config.model.vocab_size, model.config.model.longest_sequence
     for number, tokens in enumerate(prompts):
         if not tokens:
             raise UserError(f"prompt {number} has no tokens, and there is nothing to continue; give it some text.")
@@ -92,7 +92,7 @@ def _check(prompts: Sequence[Sequence[int]], options: Options, model: LanguageMo
                 f"prompt {number} has token {worst if worst >= vocab_size else min(tokens)}, and the model knows 0 to "
                 f"{vocab_size - 1}; give its own tokenizer, or other ids."
             )
-        if len(tokens) + options.max_new_tokens > most:
+        if most is not None and len(tokens) + options.max_new_tokens > most:
             raise UserError(
                 f"prompt {number} has {len(tokens)} tokens, and {options.max_new_tokens} new ones would make more than "
                 f"the {most} positions of the model; shorten it, or lower --max-new-tokens."

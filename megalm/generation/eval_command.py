@@ -44,10 +44,10 @@ def run(question: Question, placement: Placement) -> int:
     """
     with mesh_of(question.overrides, placement) as mesh:
         model = open_model(question.directory, question.overrides, mesh)
-        most = model.config.model.max_position_embeddings
+        most = model.config.model.longest_sequence
         length = question.window or model.config.train.seq_length
         stride = question.stride or length
-        if length > most:
+        if most is not None and length > most:
             raise UserError(f"--window {length} is longer than the {most} positions of the model; lower it.")
         if stride > length:
             raise UserError(f"--stride {stride} would leave out tokens between windows of {length}; lower it.")

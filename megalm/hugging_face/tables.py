@@ -32,6 +32,15 @@ class Place:
     transposed: bool = False
 
 
+_LLAMA = (
+    Place("model.embed_tokens.weight", "model.embed_tokens.weight"),
+    Place("model.layers.*.input_layernorm.weight", "model.layers.*.input_layernorm.weight"),
+    Place("model.layers.*.self_attn.*.*", "model.layers.*.self_attn.*.*"),
+    Place("model.layers.*.post_attention_layernorm.weight", "model.layers.*.post_attention_layernorm.weight"),
+    Place("model.layers.*.mlp.*.*", "model.layers.*.mlp.*.*"),
+    Place("model.norm.weight", "model.norm.weight"),
+    Place("lm_head.weight", "lm_head.weight"),
+)
 TABLES: Mapping[str, tuple[Place, ...]] = {
     "gpt2": (
         Place("model.embed_tokens.weight", "transformer.wte.weight"),
@@ -73,15 +82,7 @@ TABLES: Mapping[str, tuple[Place, ...]] = {
         Place("model.norm.*", "gpt_neox.final_layer_norm.*"),
         Place("lm_head.weight", "embed_out.weight"),
     ),
-    "llama": (
-        Place("model.embed_tokens.weight", "model.embed_tokens.weight"),
-        Place("model.layers.*.input_layernorm.weight", "model.layers.*.input_layernorm.weight"),
-        Place("model.layers.*.self_attn.*.*", "model.layers.*.self_attn.*.*"),
-        Place("model.layers.*.post_attention_layernorm.weight", "model.layers.*.post_attention_layernorm.weight"),
-        Place("model.layers.*.mlp.*.*", "model.layers.*.mlp.*.*"),
-        Place("model.norm.weight", "model.norm.weight"),
-        Place("lm_head.weight", "lm_head.weight"),
-    ),
+    **dict.fromkeys(("llama", "mistral", "qwen2"), _LLAMA),
 }
 """By family. A tied head has no line of its own in a model, so it is neither asked for nor written."""
 

@@ -10,6 +10,7 @@ from megalm.errors import UserError, suggestion
 from megalm.models.config_json import CONFIG, FREE, model_fields
 from megalm.models.layer_shapes import Activation
 from megalm.models.presets import PRESETS
+from megalm.models.rope_scaling import RopeScaling
 from megalm.section import Section
 
 _SHARED: Mapping[str, Any] = {"initializer_range": 0.02}
@@ -18,6 +19,13 @@ _ENCODER: Mapping[str, Any] = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+}
+_LLAMA: Mapping[str, Any] = {
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "attention_dropout": 0.0,
 }
 FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
     "gpt2": {
@@ -37,18 +45,13 @@ FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
         "hidden_act": "gelu",
         "rotary_pct": 0.25,
         "rotary_emb_base": 10000.0,
+        "rope_scaling": None,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
     },
-    "llama": {
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rope_theta": 10000.0,
-        "attention_dropout": 0.0,
-    },
+    "llama": {**_LLAMA, "max_position_embeddings": 2048, "attention_bias": False, "mlp_bias": False},
+    "mistral": {**_LLAMA, "max_position_embeddings": 131072, "sliding_window": None},
+    "qwen2": {**_LLAMA, "max_position_embeddings": 32768},
     "bert": {**_ENCODER, "max_position_embeddings": 512, "layer_norm_eps": 1e-12, "type_vocab_size": 2},
     "roberta": {
         **_ENCODER,
@@ -93,7 +96,7 @@ _SIZES = frozenset(
     }
 )
 _FAMILY_SIZES: Mapping[str, set[str]] = {
-    "llama": {"num_key_value_heads", "head_dim"},
+    **{family: {"num_key_value_heads", "head_dim"} for family in ("llama", "mistral", "qwen2")},
     "t5": {"head_dim", "num_decoder_layers"},
     "bart": {"num_decoder_layers", "decoder_attention_heads", "decoder_ffn_dim"},
 }
@@ -109,8 +112,8 @@ class ModelConfig(Section):
     """What the model is. Every field is resolved: what the run file leaves out comes from the preset or the family."""
 
     family: str = Field(
-        description="the shape: gpt2 | gpt_neox | llama | bert | roberta | t5 | bart, or package.module:name of your "
-        "own builder"
+        description="the shape: gpt2 | gpt_neox | llama | mistral | qwen2 | bert | roberta | t5 | bart, or "
+        "package.module:name of your own builder"
     )
     from_: str | None = Field(
         None,
@@ -144,6 +147,12 @@ class ModelConfig(Section):
     rotary_pct: float | None = Field(None, ge=0, le=1, description="share of a head's features that rotate (gpt_neox)")
     rotary_emb_base: float | None = Field(None, gt=0, description="base of the rotation's wavelengths (gpt_neox)")
     rope_theta: float | None = Field(None, gt=0, description="base of the rotation's wavelengths (llama)")
+    rope_scaling: RopeScaling | None = Field(
+        None, description="how the rotation's frequencies are changed (gpt_neox, llama, mistral, qwen2)"
+    )
+    sliding_window: int | None = Field(
+        None, ge=1, description="how many tokens a token sees, itself among them; no sequence may be longer (mistral)"
+    )
     embd_pdrop: float | None = Field(None, ge=0, lt=1, description="dropout after the embedding (gpt2)")
     attn_pdrop: float | None = Field(
         None, ge=0, lt=1, description="dropout of attention probabilities; takes the slower math path (gpt2)"
@@ -214,10 +223,14 @@ class ModelConfig(Section):
 
     @property
     def longest_sequence(self) -> int | None:
-        """Tokens of the longest sequence that the model has positions for; ``None`` where they have no table."""
+        """Tokens of the longest sequence that the model has positions for, all within one another's sight.
+
+        ``None`` where positions have no table.
+        """
         if "max_position_embeddings" not in FAMILY_DEFAULTS[self.family]:
             return None
-        return self.max_position_embeddings - self.first_position
+        positions = self.max_position_embeddings - self.first_position
+        return positions if self.sliding_window is None else min(positions, self.sliding_window)
 
     @property
     def num_blocks(self) -> int:
@@ -264,7 +277,9 @@ class ModelConfig(Section):
         resolved = {**defaults, **{name: value for name, value in given.items() if value is not None}}
         hidden = resolved.get("hidden_size")
         if isinstance(hidden, int) and "intermediate_size" not in resolved:
-            resolved["intermediate_size"] = -(-8 * hidden // (3 * 64)) * 64 if family == "llama" else 4 * hidden
+            resolved["intermediate_size"] = (
+                -(-8 * hidden // (3 * 64)) * 64 if "rms_norm_eps" in defaults else 4 * hidden
+            )
         sizes = _FAMILY_SIZES.get(family, set())
         heads = resolved.get("num_attention_heads")
         if "num_key_value_heads" in sizes:
@@ -319,9 +334,14 @@ def _filled_from(directory: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError("model.preset and model.from both say what the model is; leave one of them out.")
     for name, value in fields.items():
         mine = given.get(name)
-        if mine is not None and mine != value and name not in FREE:
+        if mine is not None and _said(mine) != _said(value) and name not in FREE:
             raise UserError(
                 f"model.{name}={mine} contradicts {directory}/{CONFIG}, which says {value}; leave it out, or give "
                 "another model.from."
             )
     return {**fields, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _said(value: Any) -> Any:
+    """Return a value without the keys below it that say nothing."""
+    return {name: each for name, each in value.items() if each is not None} if isinstance(value, dict) else value

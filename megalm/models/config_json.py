@@ -48,6 +48,25 @@ class Dialect:
     base: str = "model"
 
 
+_LLAMA = {
+    **_ALIKE,
+    "num_key_value_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "rms_norm_eps": "rms_norm_eps",
+    "rope_theta": "rope_theta",
+    "attention_dropout": "attention_dropout",
+}
+_LLAMA_ABSENT = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "attention_dropout": 0.0,
+}
+_SILU: Mapping[str, tuple[Any, ...]] = {"hidden_act": ("silu", "swish")}
+
 DIALECTS: Mapping[str, Dialect] = {
     "gpt2": Dialect(
         "GPT2LMHeadModel",
@@ -109,36 +128,28 @@ DIALECTS: Mapping[str, Dialect] = {
     ),
     "llama": Dialect(
         "LlamaForCausalLM",
-        {
-            **_ALIKE,
-            "num_key_value_heads": "num_key_value_heads",
-            "head_dim": "head_dim",
-            "rms_norm_eps": "rms_norm_eps",
-            "attention_bias": "attention_bias",
-            "mlp_bias": "mlp_bias",
-            "rope_theta": "rope_theta",
-            "attention_dropout": "attention_dropout",
-        },
-        {
-            "num_key_value_heads": None,
-            "head_dim": None,
-            "initializer_range": 0.02,
-            "tie_word_embeddings": False,
-            "rms_norm_eps": 1e-6,
-            "attention_bias": False,
-            "mlp_bias": False,
-            "rope_theta": 10000.0,
-            "attention_dropout": 0.0,
-        },
-        {"hidden_act": ("silu", "swish")},
+        {**_LLAMA, "attention_bias": "attention_bias", "mlp_bias": "mlp_bias"},
+        {**_LLAMA_ABSENT, "attention_bias": False, "mlp_bias": False},
+        _SILU,
     ),
+    "mistral": Dialect(
+        "MistralForCausalLM",
+        {**_LLAMA, "sliding_window": "sliding_window"},
+        {**_LLAMA_ABSENT, "num_key_value_heads": 8, "sliding_window": 4096},
+        _SILU,
+    ),
+    "qwen2": Dialect("Qwen2ForCausalLM", _LLAMA, _LLAMA_ABSENT, {**_SILU, "use_sliding_window": (False,)}),
 }
 """By family, which is the file's ``model_type``."""
+
+SCALINGS = ("linear", "llama3")
+_SCALING_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 KINDS: Mapping[type, tuple[type | tuple[type, ...], str]] = {
     bool: (bool, "true or false"),
     float: ((int, float), "number"),
     str: (str, "text"),
+    int: (int, "whole number"),
     type(None): (int, "whole number"),
 }
 """What a value must be, by the type of what stands for it when it is absent; sizes have nothing that does."""
@@ -181,18 +192,20 @@ def model_fields(directory: Path) -> dict[str, Any]:
     for key, values in dialect.only.items():
         if found.get(key, values[0]) not in values:
             raise UserError(f"{path} has {key}={found[key]!r}, and the family {family} is built with {values[0]!r}.")
-    rotation = _rotation(found, path)
+    rotation = _rotation(found)
     fields: dict[str, Any] = {"family": family}
     for name, key in dialect.names.items():
-        value = rotation.get(_ROTATION.get(name, ""), found.get(key))
+        value = rotation.get(_ROTATION.get(name, ""), found.get(key, dialect.absent.get(name)))
         if value is None and name not in dialect.absent:
             raise UserError(f"{path} does not say {key}, which a {family} model needs.")
-        fields[name] = dialect.absent[name] if value is None else value
+        fields[name] = value
         kind, words = KINDS[type(dialect.absent.get(name))]
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
             raise UserError(f"{path} has {key}={value!r}, which is no {words}; fetch it again.")
     if fields.get("hidden_act") in TANH_GELU:
         fields["hidden_act"] = "gelu_new"
+    if "rope_theta" in fields or "rotary_pct" in fields:
+        fields["rope_scaling"] = _scaling(rotation, path)
     hidden, heads = fields["hidden_size"], fields["num_attention_heads"]
     if all(isinstance(size, int) and size > 0 for size in (hidden, heads)):
         derived = {"intermediate_size": 4 * hidden, "num_key_value_heads": heads, "head_dim": hidden // heads}
@@ -203,13 +216,19 @@ def model_fields(directory: Path) -> dict[str, Any]:
     return fields
 
 
-def _rotation(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _rotation(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the file says of the rotation in one place, older files' own key for scaling among it."""
-    rotation = {**(found.get("rope_scaling") or {}), **(found.get("rope_parameters") or {})}
+    return {**(found.get("rope_scaling") or {}), **(found.get("rope_parameters") or {})}
+
+
+def _scaling(rotation: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    """Return what the rotation's frequencies are changed by, every key of it; ``None`` if they are not."""
     kind = rotation.get("rope_type", rotation.get("type", "default"))
-    if kind != "default":
-        raise UserError(f"{path} scales its rotation by {kind!r}, which is not built.")
-    return rotation
+    if kind == "default":
+        return None
+    if kind not in SCALINGS:
+        raise UserError(f"{path} scales its rotation by {kind!r}, and what is built is {', '.join(SCALINGS)}.")
+    return {"rope_type": kind, **{key: rotation.get(key) for key in _SCALING_KEYS}}
 
 
 def config_json(model: Mapping[str, Any], dtype: str, like: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,5 +244,9 @@ def config_json(model: Mapping[str, Any], dtype: str, like: Mapping[str, Any]) -
     ours = {key: model[name] for name, key in dialect.names.items()}
     only = {key: values[0] for key, values in dialect.only.items() if key not in like}
     ours |= {"model_type": model["family"], "architectures": [dialect.architecture], "torch_dtype": dtype}
-    own = ("rope_parameters", "rope_scaling", "dtype")
+    if model.get("rope_scaling") is not None:
+        ours["rope_scaling"] = {name: value for name, value in model["rope_scaling"].items() if value is not None}
+    if model.get("head_dim") == model["hidden_size"] // model["num_attention_heads"]:
+        ours.pop("head_dim", None)  # what it is where a file does not say
+    own = ("rope_parameters", "rope_scaling", "dtype", "head_dim")
     return {**{key: value for key, value in like.items() if key not in own}, **only, **ours}

@@ -19,7 +19,7 @@ def vector_parameters_per_layer(shape: DecoderShape) -> int:
     query = shape.num_heads * shape.head_dim
     key_value = 2 * shape.num_key_value_heads * shape.head_dim
     norms = 2 * shape.hidden_size * (1 if shape.rms_norm else 2)
-    attention = query + key_value + shape.hidden_size if shape.attention_bias else 0
+    attention = (query + key_value) * shape.attention_bias + shape.hidden_size * shape.attention_out_bias
     widths = 2 * shape.intermediate_size if shape.gated_mlp else shape.intermediate_size
     mlp = widths + shape.hidden_size if shape.mlp_bias else 0
     return norms + attention + mlp

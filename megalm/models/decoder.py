@@ -120,7 +120,9 @@ class Backbone(nn.Module):
         if shape.learned_positions:
             self.embed_positions = SmallEmbedding(shape.max_positions, shape.hidden_size, shape.std, region)
         self.embed_dropout = Dropout(shape.embedding_dropout, axis, sequence_parallel=sequence_parallel)
-        rotary = Rotary(shape.rotary_dim, shape.max_positions, shape.rotary_base) if shape.rotary_dim else None
+        rotary = None
+        if shape.rotary_dim:
+            rotary = Rotary(shape.rotary_dim, shape.max_positions, shape.rotary_base, shape.rope_scaling)
         self.layers = nn.ModuleList(
             DecoderLayer(shape, axis, rotary, sequence_parallel) for _ in range(shape.num_layers)
         )

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 from megalm.models.config import ModelConfig
 from megalm.models.layer_shapes import AttentionShape, MlpShape
+from megalm.models.rope_scaling import RopeScaling
 
-DECODERS = frozenset({"gpt2", "gpt_neox", "llama"})
+LLAMAS = frozenset({"llama", "mistral", "qwen2"})
+"""Shapes of Llama that differ in biases and in how far a token sees."""
+DECODERS = frozenset({"gpt2", "gpt_neox"}) | LLAMAS
 """The families that have this shape."""
 
 
@@ -18,10 +21,13 @@ class DecoderShape:
         learned_positions: a table of positions is added to the embedding; otherwise heads rotate.
         rotary_dim: features of a head that rotate.
         rotary_base: base of the wavelengths.
+        rope_scaling: how its frequencies are changed, if they are.
         rms_norm: root-mean-square norms without bias; otherwise layer norms.
         eps: of the norms.
         gated_mlp: SiLU-gated MLP of three matrices; otherwise two matrices around a GELU.
         tanh_gelu: the tanh form of GELU; otherwise the exact one.
+        attention_bias: of queries, keys and values.
+        attention_out_bias: of attention's output product.
         parallel_residual: attention and MLP read the same input.
         scaled_residual_init: output projections are drawn narrower by sqrt(2 x layers).
     """
@@ -39,12 +45,14 @@ class DecoderShape:
     learned_positions: bool
     rotary_dim: int
     rotary_base: float
+    rope_scaling: RopeScaling | None
     rms_norm: bool
     eps: float
     gated_mlp: bool
     tanh_gelu: bool
     parallel_residual: bool
     attention_bias: bool
+    attention_out_bias: bool
     mlp_bias: bool
     scaled_residual_init: bool
     embedding_dropout: float
@@ -67,7 +75,7 @@ class DecoderShape:
             divisor=math.sqrt(self.head_dim),
             dropout=self.attention_dropout,
             qkv_bias=self.attention_bias,
-            out_bias=self.attention_bias,
+            out_bias=self.attention_out_bias,
             query_std=self.std,
             key_value_std=self.std,
             out_std=self.residual_std,
@@ -89,7 +97,8 @@ class DecoderShape:
     def of(config: ModelConfig) -> "DecoderShape":
         """Spell out a resolved model section of one of the decoder families."""
         head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
-        gpt2, neox, llama = (config.family == family for family in ("gpt2", "gpt_neox", "llama"))
+        gpt2, neox, qwen2 = (config.family == family for family in ("gpt2", "gpt_neox", "qwen2"))
+        llama = config.family in LLAMAS
         rotary_dim = 0 if gpt2 else head_dim if llama else int(head_dim * (config.rotary_pct or 0.0)) // 2 * 2
         return DecoderShape(
             num_layers=config.num_hidden_layers,
@@ -105,12 +114,14 @@ class DecoderShape:
             learned_positions=gpt2,
             rotary_dim=rotary_dim,
             rotary_base=config.rope_theta or config.rotary_emb_base or 10000.0,
+            rope_scaling=config.rope_scaling,
             rms_norm=llama,
             eps=config.layer_norm_epsilon or config.layer_norm_eps or config.rms_norm_eps or 1e-5,
             gated_mlp=llama,
             tanh_gelu=gpt2 or config.hidden_act == "gelu_new",
             parallel_residual=neox and bool(config.use_parallel_residual),
-            attention_bias=gpt2 or bool(config.attention_bias),
+            attention_bias=gpt2 or qwen2 or bool(config.attention_bias),
+            attention_out_bias=gpt2 or bool(config.attention_bias),
             mlp_bias=not llama or bool(config.mlp_bias),
             scaled_residual_init=gpt2,
             embedding_dropout=config.embd_pdrop or config.hidden_dropout or 0.0,

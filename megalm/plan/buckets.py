@@ -54,7 +54,8 @@ def local_tensors(shape: DecoderShape, tp_size: int, tp_rank: int) -> list[list[
     norm = [vector] * (1 if shape.rms_norm else 2)
     widths = [inner] * (2 if shape.gated_mlp else 1)
     layer = [column(query), column(key), column(key), row(query), *map(column, widths), row(inner), *2 * norm]
-    layer += [bias(query), bias(key), bias(key), vector] if shape.attention_bias else []
+    layer += [bias(query), bias(key), bias(key)] if shape.attention_bias else []
+    layer += [vector] if shape.attention_out_bias else []
     layer += [*map(bias, widths), vector] if shape.mlp_bias else []
     positions = [LocalTensor((shape.max_positions, hidden), partial=True)] if shape.learned_positions else []
     table = column(vocabulary)

@@ -98,7 +98,7 @@ def _partial_sums(shape: DecoderShape, tp_size: int, sequence_parallel: bool) ->
     shared = any(below[1] > above[0] for below, above in zip(cut.key, cut.key[1:], strict=False))
     for _ in range(shape.num_layers):
         if sequence_parallel:
-            yield 2 * norm + aligned(shape.hidden_size) * (shape.attention_bias + shape.mlp_bias)
+            yield 2 * norm + aligned(shape.hidden_size) * (shape.attention_out_bias + shape.mlp_bias)
         if shared:
             yield from [key_width * shape.hidden_size] * 2
             yield from [key_width] * 2 if shape.attention_bias else []

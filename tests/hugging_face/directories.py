@@ -44,6 +44,38 @@ MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
             **{"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "vocab_size": 1009},
         },
     ),
+    "llama, rotation scaled as llama3": (
+        "Llama",
+        {
+            **SIZES,
+            **{"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40},
+            "rope_parameters": {
+                **{"rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0},
+                **{"high_freq_factor": 4.0, "original_max_position_embeddings": 20},
+            },
+        },
+    ),
+    "gpt_neox, rotation scaled linearly": (
+        "GPTNeoX",
+        {
+            **SIZES,
+            **{"num_attention_heads": 3, "intermediate_size": 50},
+            "rope_parameters": {
+                "rope_type": "linear",
+                "rope_theta": 100.0,
+                "factor": 3.0,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+    ),
+    "mistral": (
+        "Mistral",
+        {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40, "head_dim": 8},
+    ),
+    "qwen2": (
+        "Qwen2",
+        {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40, "vocab_size": 1009},
+    ),
 }
 
 

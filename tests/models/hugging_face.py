@@ -11,6 +11,7 @@ from megalm.boxes import Box
 from megalm.hugging_face.tables import counterpart
 from megalm.hugging_face.views import view_in
 from megalm.models.config import ModelConfig
+from megalm.models.decoder_shape import LLAMAS
 from megalm.param_spec import ParamSpec
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here needs the network, and nothing may reach for it
@@ -74,21 +75,27 @@ def _gpt2(config: ModelConfig) -> nn.Module:
 def _neox(config: ModelConfig) -> nn.Module:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    fields = _fields(config, {"layer_norm_eps", "use_parallel_residual", "attention_bias"})
-    rotation = {
-        "rope_type": "default",
-        "rope_theta": config.rotary_emb_base,
-        "partial_rotary_factor": config.rotary_pct,
-    }
+    fields = _fields(config, {"layer_norm_eps", "use_parallel_residual", "attention_bias", "hidden_act"})
+    rotation = {**_rotation(config), "rope_theta": config.rotary_emb_base, "partial_rotary_factor": config.rotary_pct}
     return GPTNeoXForCausalLM(GPTNeoXConfig(**fields, rope_parameters=rotation))
 
 
 def _llama(config: ModelConfig) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
-    fields = _fields(config, {"num_key_value_heads", "head_dim", "rms_norm_eps", "attention_bias", "mlp_bias"})
-    rotation = {"rope_type": "default", "rope_theta": config.rope_theta}
-    return LlamaForCausalLM(LlamaConfig(**fields, rope_parameters=rotation))
+    own = {"attention_bias", "mlp_bias"} if config.family == "llama" else set()
+    fields = _fields(config, {"num_key_value_heads", "head_dim", "rms_norm_eps", *own})
+    rotation = {**_rotation(config), "rope_theta": config.rope_theta}
+    kind = config.family.capitalize()
+    theirs = getattr(transformers, f"{kind}Config")(**fields, rope_parameters=rotation)
+    model: nn.Module = getattr(transformers, f"{kind}ForCausalLM")(theirs)
+    return model
+
+
+def _rotation(config: ModelConfig) -> dict[str, Any]:
+    if config.rope_scaling is None:
+        return {"rope_type": "default"}
+    return config.rope_scaling.model_dump(exclude_none=True)
 
 
 def _fields(config: ModelConfig, own: set[str]) -> dict[str, Any]:
@@ -105,4 +112,8 @@ def _fields(config: ModelConfig, own: set[str]) -> dict[str, Any]:
     return {**config.model_dump(include=shared | own), "attn_implementation": "sdpa"}
 
 
-BUILDERS: Mapping[str, Callable[[ModelConfig], nn.Module]] = {"gpt2": _gpt2, "gpt_neox": _neox, "llama": _llama}
+BUILDERS: Mapping[str, Callable[[ModelConfig], nn.Module]] = {
+    "gpt2": _gpt2,
+    "gpt_neox": _neox,
+    **dict.fromkeys(LLAMAS, _llama),
+}

@@ -27,10 +27,11 @@ def refusal(**fields: Any) -> str:
 
 
 def hugging_face_defaults() -> dict[str, Any]:
-    from transformers import BartConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, T5Config
+    import transformers
 
-    decoders = {"gpt2": GPT2Config(), "gpt_neox": GPTNeoXConfig(), "llama": LlamaConfig()}
-    return {**decoders, "t5": T5Config(), "bart": BartConfig()}
+    names = {"gpt2": "GPT2", "gpt_neox": "GPTNeoX", "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
+    names |= {"t5": "T5", "bart": "Bart"}
+    return {family: getattr(transformers, f"{name}Config")() for family, name in names.items()}
 
 
 def test_what_is_left_out_is_hugging_faces_default() -> None:
@@ -45,6 +46,8 @@ def test_what_is_left_out_is_hugging_faces_default() -> None:
                 assert getattr(ours, name) == theirs.rope_parameters["rope_theta"]
             elif name == "rotary_pct":
                 assert ours.rotary_pct == theirs.rope_parameters["partial_rotary_factor"]
+            elif name in ("rope_scaling", "sliding_window"):
+                assert getattr(ours, name) is None  # a window is taken from files, and not for granted
             elif name == "decoder_start_token_id":
                 assert ours.decoder_start_token_id is None  # the tokenizer's padding
             else:
@@ -55,7 +58,7 @@ def test_what_is_left_out_is_hugging_faces_default() -> None:
 
 
 def test_activations_are_hugging_faces_defaults() -> None:
-    gelu = {"gpt2": "gelu_new", "gpt_neox": "gelu", "llama": "silu"}
+    gelu = {"gpt2": "gelu_new", "gpt_neox": "gelu", "llama": "silu", "mistral": "silu", "qwen2": "silu"}
     for family in sorted(DECODERS):
         theirs = hugging_face_defaults()[family]
         shape = DecoderShape.of(config_of(family=family))
@@ -107,7 +110,7 @@ def test_a_resolved_preset_is_a_fixed_point(preset: str) -> None:
     ("fields", "sentence"),
     [
         ({"family": "gpt3"}, "model.family: 'gpt3' is not known; did you mean 'gpt2'? Choose"),
-        ({"family": "bloom"}, "model.family: 'bloom' is not known. Choose one of gpt2, gpt_neox, llama, bert, "),
+        ({"family": "bloom"}, "model.family: 'bloom' is not known. Choose one of gpt2, gpt_neox, llama, mistral, "),
         ({"preset": "gpt2-124M"}, "model.preset: 'gpt2-124M' is not known; did you mean 'gpt2-124m'? Choose"),
         ({"preset": "mamba"}, "model.preset: 'mamba' is not known. Choose one of gpt2-124m"),
         ({"family": "left out"}, "family is missing and has no default; add it."),

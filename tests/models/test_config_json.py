@@ -10,6 +10,7 @@ import pytest
 from megalm.errors import UserError
 from megalm.models.config import ModelConfig
 from megalm.models.config_json import config_json, model_fields
+from megalm.run_config import RunConfig
 from megalm.validation import validate
 from tests.hugging_face.directories import MODELS, built
 
@@ -95,3 +96,30 @@ def test_scaled_rotation_and_odd_numbers_of_turning_features_are_refused(tmp_pat
         model_fields(written(tmp_path, {**OLD_LLAMA, "rope_scaling": scaling}))
     with pytest.raises(UserError, match="rotates 1 features"):
         model_fields(written(tmp_path, {**OLD_NEOX, "rotary_pct": 0.2}))
+
+
+def test_a_window_longer_than_the_sequences_changes_nothing_and_a_shorter_one_is_refused(tmp_path: Path) -> None:
+    mistral = {**OLD_LLAMA, "model_type": "mistral", "num_key_value_heads": 3}
+    source = str(written(tmp_path, {**mistral, "sliding_window": 16}))
+    tree = {"model": {"from": source}, "data": {"train": [{"path": "none"}]}, "train": {"seq_length": 16}}
+    assert validate(RunConfig, tree).model.longest_sequence == 16
+    with pytest.raises(UserError, match="model\\.sliding_window=16"):
+        validate(RunConfig, {**tree, "train": {"seq_length": 17}})
+    assert model_fields(written(tmp_path, {**OLD_LLAMA, "model_type": "mistral"}))["sliding_window"] == 4096
+    none = written(tmp_path, {**mistral, "sliding_window": None})
+    assert validate(ModelConfig, model_fields(none)).longest_sequence == 40
+
+
+@pytest.mark.parametrize(
+    ("scaling", "sentence"),
+    [
+        ({"rope_type": "llama3", "factor": 2.0}, "of the type llama3 needs"),
+        ({"rope_type": "linear", "factor": 2.0, "low_freq_factor": 1.0}, "has a factor only"),
+        ({"rope_type": "linear"}, "rope_scaling.factor is missing"),
+        ({"rope_type": "yarn", "factor": 2.0}, "rope_scaling.rope_type must be"),
+    ],
+)
+def test_scalings_that_do_not_fit_are_refused(scaling: dict[str, Any], sentence: str) -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 24, "num_attention_heads": 3, "vocab_size": 61}
+    with pytest.raises(UserError, match=sentence):
+        validate(ModelConfig, {"family": "llama", **sizes, "rope_scaling": scaling})

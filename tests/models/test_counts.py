@@ -66,6 +66,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "llama with its own head size": {"family": "llama", "head_dim": 10, "num_key_value_heads": 1},
+    "qwen2": {"family": "qwen2", "num_key_value_heads": 2},
 }
 
 

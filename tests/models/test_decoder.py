@@ -33,6 +33,11 @@ VOCAB_SIZE, SEQ_LENGTH = 61, 11
 GPT2 = {"family": "gpt2", "hidden_size": 24, "num_attention_heads": 3}
 NEOX = {"family": "gpt_neox", "hidden_size": 24, "num_attention_heads": 3}
 LLAMA = {"family": "llama", "hidden_size": 24, "num_attention_heads": 6}
+MISTRAL, QWEN2 = ({**LLAMA, "family": family, "num_key_value_heads": 2} for family in ("mistral", "qwen2"))
+SCALED = {
+    **{"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "original_max_position_embeddings": 8,
+}
 CASES: dict[str, tuple[dict[str, Any], float]] = {
     "gpt2": (GPT2, EXACT),
     "gpt2 untied, other sizes": (
@@ -56,6 +61,14 @@ CASES: dict[str, tuple[dict[str, Any], float]] = {
         {**LLAMA, "hidden_size": 18, "head_dim": 8, "num_key_value_heads": 2, "rms_norm_eps": 1e-3},
         SINGLE,
     ),
+    "llama, rotation scaled as llama3": ({**LLAMA, "rope_theta": 20.0, "rope_scaling": SCALED}, SINGLE),
+    "gpt_neox, rotation scaled linearly": (
+        {**NEOX, "rotary_pct": 1.0, "rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+        SINGLE,
+    ),
+    "gpt_neox, tanh form of gelu": ({**NEOX, "hidden_act": "gelu_new"}, SINGLE),
+    "mistral": (MISTRAL, SINGLE),
+    "qwen2": (QWEN2, SINGLE),
     "llama, the path that drops": (
         {**LLAMA, "num_key_value_heads": 2, "attention_dropout": NEARLY_NONE},
         SINGLE,
