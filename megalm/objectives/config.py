@@ -65,9 +65,8 @@ class ObjectiveConfig(Section):
     )
     sentence_ends: list[str] | None = Field(
         None,
-        min_length=1,
         description="For permute and nsp: a sentence ends with a token whose text, spaces aside, ends so, with a line "
-        'break, and with a document. Default [".", "?", "!"].',
+        'break, and with a document; an empty list leaves lines. Default [".", "?", "!"].',
     )
 
     @model_validator(mode="before")

@@ -52,7 +52,7 @@ class Masking:
             places = np.flatnonzero(may_bs[sample])
             begins = np.ones(len(places), np.bool_)
             if begins_bs is not None:
-                begins[1:] = begins_bs[sample, places[1:]] | (np.diff(places) > 1)
+                begins[1:] = begins_bs[sample, places[1:]]
             hidden[sample, places[chosen(begins, order[sample, places], self.density)]] = True
         fate = draws.uniform("what stands for them", s)
         other = self.ordinary[(draws.uniform("which others", s) * len(self.ordinary)).astype(np.int64)]

@@ -74,7 +74,7 @@ def test_words_by_hand(begins: list[int], u: list[float], density: float, expect
     assert chosen(np.array(begins, np.bool_), np.array(u), density).tolist() == expected
 
 
-def test_words_are_hidden_whole_and_end_where_nothing_may_be_hidden() -> None:
+def test_words_are_hidden_whole() -> None:
     tokens = texts(500)
     begins = np.zeros(tokens.shape, np.bool_)
     begins[:, ::3] = True  # 1 and 2 stand behind the special token 0, 3 4 5 and so on are words

@@ -13,7 +13,9 @@ from megalm.errors import UserError
 from megalm.objectives.masking import Masking
 from megalm.objectives.mlm_nsp import MlmNsp
 
-CLS, SEP, PAD, MASK, FIRST = 0, 1, 2, 3, 4
+CLS, SEP, MASK, FIRST = 0, 1, 3, 4
+PAD = 40
+"""No special token here, so that it is padding by its place alone."""
 VOCAB_SIZE = 50
 MASKING = Masking(0.3, MASK, np.arange(FIRST, VOCAB_SIZE), VOCAB_SIZE)
 PAIRS = MlmNsp(MASKING, None, 0.5, seed=3)
