@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megalm.models.counts import BlockFlops, flops_by_block
-from megalm.models.decoder_shape import DECODERS, DecoderShape
+from megalm.models.counts import BlockFlops
 from megalm.parallel.pipeline.clock import StageCost, Timetable, time_program
 from megalm.parallel.pipeline.draw import draw_text
 from megalm.parallel.pipeline.schedule import program_of, stages_per_rank
+from megalm.plan.model_costs import model_costs
 from megalm.plan.stages import cut_into_stages
 from megalm.run_config import RunConfig
 
@@ -71,9 +71,10 @@ def schedule_view(config: RunConfig) -> ScheduleView:
 
 def _stages(config: RunConfig, num_stages: int) -> tuple[list[BlockFlops], list[str]]:
     """Return what each stage costs, and what it holds."""
-    if config.model.family not in DECODERS:
+    known = model_costs(config)
+    if known is None:
         return [BlockFlops(1, 1, 1)] * num_stages, ["its share of the blocks"] * num_stages
-    blocks = flops_by_block(DecoderShape.of(config.model), config.train.seq_length, config.recompute)
+    blocks = known.blocks
     spans = cut_into_stages(config, len(blocks), num_stages)
     return [_sum([blocks[number] for number in span]) for span in spans], [_name(span, len(blocks)) for span in spans]
 

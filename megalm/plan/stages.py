@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from megalm.models.counts import flops_by_block
-from megalm.models.decoder_shape import DECODERS, DecoderShape
 from megalm.parallel.pipeline.partition import partition
+from megalm.plan.model_costs import model_costs
 from megalm.run_config import RunConfig
 
 
@@ -21,8 +20,7 @@ def cut_into_stages(config: RunConfig, num_blocks: int, num_stages: int) -> list
         UserError: there are more stages than blocks, or the run file's sizes do not add up.
     """
     costs: Sequence[float] = [1.0] * num_blocks
-    if config.model.family in DECODERS:
-        shape = DecoderShape.of(config.model)
-        costs = [block.whole for block in flops_by_block(shape, config.train.seq_length, config.recompute)]
+    if (known := model_costs(config)) is not None:
+        costs = [block.whole for block in known.blocks]
     sizes = config.pipeline.blocks_per_stage
     return partition(costs, num_stages, None if sizes == "auto" else sizes)

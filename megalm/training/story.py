@@ -11,8 +11,7 @@ from megalm.data.order import Place
 from megalm.errors import UserError
 from megalm.launcher.ending import Ending
 from megalm.ledger import Ledger
-from megalm.models.counts import hardware_flops_per_token, num_parameters, training_flops_per_token
-from megalm.models.decoder_shape import DECODERS, DecoderShape
+from megalm.plan.model_costs import model_costs
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.memory import peak_memory_gib
@@ -89,19 +88,16 @@ class Story:
             self._closing.callback(self._samples.close)
         if (line := told(self.config.train.precision, state.mesh.device)) is not None:
             self.say(line)
-        if self.config.model.family in DECODERS:
-            shape = DecoderShape.of(self.config.model)
-            self.say(f"model: {self.config.model.family}, {num_parameters(shape):,} parameters")
-            if shape.attention_dropout:
+        if (known := model_costs(self.config)) is not None:
+            self.say(f"model: {self.config.model.family}, {known.num_parameters:,} parameters")
+            if known.attention_dropout:
                 self.say("attention dropout is drawn by position, so attention takes the slower math path")
-            flops = training_flops_per_token(shape, self.config.train.seq_length)
-            done = hardware_flops_per_token(shape, self.config.train.seq_length, self.config.recompute)
             self._mfu = Mfu(
-                flops,
+                known.training_flops,
                 state.mesh.layout.world_size,
                 torch.cuda.get_device_name() if self._on_cuda else "cpu",
                 self.config.train.precision,
-                done if done > flops else None,
+                known.hardware_flops if known.hardware_flops > known.training_flops else None,
             )
             self.say(self._mfu.explanation())
         for tracker in self._trackers:

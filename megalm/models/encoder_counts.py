@@ -1,0 +1,66 @@
+"""Parameters and FLOPs of an encoder in closed form; see ``counts``. No torch."""
+
+from megalm.models.counts import BlockFlops
+from megalm.models.encoder_shape import EncoderShape
+from megalm.recompute import KEEP_ALL, RecomputeConfig
+
+
+def linear_parameters_per_layer(shape: EncoderShape) -> int:
+    """Return the entries of one layer's weight matrices."""
+    return shape.hidden_size * (4 * shape.hidden_size + 2 * shape.intermediate_size)
+
+
+def num_parameters(shape: EncoderShape) -> int:
+    """Return the number of parameters; a tied head counts once."""
+    hidden = shape.hidden_size
+    norm, square = 2 * hidden, hidden * hidden + hidden
+    embedding = (shape.vocab_size + shape.max_positions + shape.num_segments) * hidden + norm
+    layer = linear_parameters_per_layer(shape) + 5 * hidden + shape.intermediate_size + 2 * norm
+    head = square + norm + shape.vocab_size * (1 if shape.tied else 1 + hidden)
+    return embedding + shape.num_layers * layer + head + (square + 2 * hidden + 2 if shape.pools else 0)
+
+
+def flops_by_block(
+    shape: EncoderShape, seq_length: int, asked: float, recompute: RecomputeConfig = KEEP_ALL
+) -> list[BlockFlops]:
+    """Return the FLOPs that are done for one token, padding included, in each block: embedding, layers, head.
+
+    Args:
+        shape: the model.
+        seq_length: tokens of a sample; each is seen by all.
+        asked: share of the tokens that have a label: the head multiplies no others.
+        recompute: what is computed again.
+    """
+    hidden = shape.hidden_size
+    products, core = 2 * linear_parameters_per_layer(shape), 4 * seq_length * hidden
+    embedding = BlockFlops(3 * hidden, 0, 3 * hidden)
+    layers = [
+        BlockFlops(
+            products + core, products + 2 * core + recomputed_flops(shape, seq_length, recompute, layer), products
+        )
+        for layer in range(shape.num_layers)
+    ]
+    of_pair = 2 * (hidden * hidden + 2 * hidden) / seq_length if shape.pools else 0
+    small = round(2 * hidden * hidden * asked + of_pair)
+    head = BlockFlops(round(3 * 2 * shape.vocab_size * hidden * asked) + small, small, small)
+    return [embedding, *layers, head]
+
+
+def recomputed_flops(shape: EncoderShape, seq_length: int, recompute: RecomputeConfig, layer: int) -> int:
+    """Return the FLOPs that one layer computes again for one token; its last norm reads all of its products."""
+    core = 4 * seq_length * shape.hidden_size
+    if recompute.is_full(layer):
+        return core + 2 * linear_parameters_per_layer(shape)
+    return core if "attention_core" in recompute.operations_of(layer) else 0
+
+
+def training_flops_per_token(shape: EncoderShape, seq_length: int, asked: float) -> int:
+    """Return the FLOPs of products in forward and backward for one token, without what is computed again."""
+    blocks = flops_by_block(shape, seq_length, asked)
+    return sum(block.whole for block in blocks) - blocks[0].whole
+
+
+def hardware_flops_per_token(shape: EncoderShape, seq_length: int, asked: float, recompute: RecomputeConfig) -> int:
+    """Return the FLOPs that are done for one token: those of training, and what is computed again."""
+    again = sum(recomputed_flops(shape, seq_length, recompute, layer) for layer in range(shape.num_layers))
+    return training_flops_per_token(shape, seq_length, asked) + again
