@@ -52,7 +52,7 @@ def compare(checkpoint: "Checkpoint", directory: Path, precision: str) -> Compar
     """
     if importlib.util.find_spec("transformers") is None:
         return Comparison("logits were not compared: transformers is not installed", True)
-    config = run_of(checkpoint)
+    config = _small(run_of(checkpoint))
     needed = 4 * sum(torch.Size(shape).numel() for shape, _ in checkpoint.names().values())
     free = psutil.virtual_memory().available
     if 3 * needed > free:  # one model at a time, and its output
@@ -71,18 +71,24 @@ def compare(checkpoint: "Checkpoint", directory: Path, precision: str) -> Compar
     )
 
 
+def _small(config: RunConfig) -> RunConfig:
+    """Return a run of the same model on one process, in fp32, over a few tokens."""
+    tree = config.model_dump(mode="json", by_alias=True)
+    kept = {name: tree[name] for name in ("model", "objective", "data")}
+    longest = config.model.longest_sequence or TOKENS
+    return validate(RunConfig, {**kept, "train": {"precision": "fp32", "seq_length": min(TOKENS, longest)}})
+
+
 def _tokens(config: RunConfig) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    length = min(TOKENS, config.model.max_position_embeddings)
-    return torch.randint(config.model.vocab_size, (SAMPLES, length), generator=generator)
+    tokens_bs = torch.randint(config.model.vocab_size, (SAMPLES, config.train.seq_length), generator=generator)
+    padding = config.model.pad_token_id
+    return tokens_bs if padding is None else tokens_bs.masked_fill(tokens_bs == padding, 0)  # it has no positions there
 
 
 @torch.no_grad()
 def _our_logits(config: RunConfig, checkpoint: "Checkpoint", tokens_bs: Tensor) -> Tensor:
-    alone = {"precision": "fp32", "seq_length": tokens_bs.shape[1]}
-    model = config.model.model_dump(mode="json", by_alias=True)
-    run = validate(RunConfig, {"model": model, "data": {"train": [{"path": "none"}]}, "train": alone})
-    part = build_part(run, Mesh.alone(), [0], Axis.alone())
+    part = build_part(config, Mesh.alone(), [0], Axis.alone())
     pieces = {spec_of(parameter).name: Piece.whole(parameter.data) for parameter in part.held.parameters()}
     checkpoint.load(pieces, cast=True)
     b, s = tokens_bs.shape
@@ -103,5 +109,6 @@ def _their_logits(directory: Path, family: str, tokens_bs: Tensor) -> Tensor:
     transformers.logging.disable_progress_bar()
     architecture = getattr(transformers, DIALECTS[family].architecture)
     model: nn.Module = architecture.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True).eval()
-    logits: Tensor = model(tokens_bs).logits
+    found = model(tokens_bs)
+    logits: Tensor = found.prediction_logits if family == "bert" else found.logits
     return logits

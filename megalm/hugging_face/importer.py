@@ -1,6 +1,6 @@
 """``megalm import``: a Hugging Face directory as a checkpoint of ours, weights only, which any layout can load."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,13 @@ LONGEST = 1024
 """Tokens of a sample in the run file that is written, where the model takes as many."""
 
 
+OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
+    "bert": {"name": "mlm_nsp"},
+    "roberta": {"name": "mlm_nsp", "nsp": False},
+}
+"""What the run file that is written asks of a family's models, where it is not the next token."""
+
+
 def config_of(source: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Return a run of the model of a directory.
 
@@ -38,9 +45,13 @@ def config_of(source: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: the directory is of no model that we build, or an override does not fit it.
     """
-    positions = model_fields(source)["max_position_embeddings"]
+    fields = model_fields(source)
+    positions = fields["max_position_embeddings"]
+    if isinstance(positions, int):
+        positions -= fields.get("pad_token_id", -1) + 1
     tree: dict[str, Any] = {
         "model": {"from": str(source)},
+        "objective": OBJECTIVES.get(fields["family"], {}),
         "data": {"train": [{"path": "data/train"}]},
         "train": {"seq_length": min(LONGEST, positions) if isinstance(positions, int) else LONGEST},
     }
@@ -115,6 +126,7 @@ def _run_file(config: RunConfig, out: Path) -> str:
     resolved = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     tree = {
         "model": {name: value for name, value in resolved["model"].items() if value != {}},
+        "objective": OBJECTIVES.get(config.model.family, {}),
         "data": resolved["data"],
         "train": {"seq_length": config.train.seq_length, "precision": config.train.precision},
         "checkpoint": {"load": str(out / CHECKPOINT), "weights_only": True},

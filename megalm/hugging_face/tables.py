@@ -9,7 +9,7 @@ from megalm.errors import UserError
 from megalm.hugging_face.region import Region
 from megalm.models.config import ModelConfig
 from megalm.models.config_json import DIALECTS
-from megalm.models.decoder_shape import DecoderShape
+from megalm.models.encoder_shape import ENCODERS
 from megalm.param_spec import ParamSpec
 
 
@@ -41,6 +41,31 @@ _LLAMA = (
     Place("model.norm.weight", "model.norm.weight"),
     Place("lm_head.weight", "lm_head.weight"),
 )
+
+
+def _encoder(base: str, head: str, head_norm: str) -> tuple[Place, ...]:
+    """Return the lines of BERT's shape."""
+    attention = {"q_proj": "self.query", "k_proj": "self.key", "v_proj": "self.value", "o_proj": "output.dense"}
+    embeddings, layer = f"{base}.embeddings", f"{base}.encoder.layer.*"
+    return (
+        Place("model.embedding.embed_tokens.weight", f"{embeddings}.word_embeddings.weight"),
+        Place("model.embedding.embed_positions.weight", f"{embeddings}.position_embeddings.weight"),
+        Place("model.embedding.embed_segments.weight", f"{embeddings}.token_type_embeddings.weight"),
+        Place("model.embedding.norm.*", f"{embeddings}.LayerNorm.*"),
+        *(
+            Place(f"model.layers.*.self_attn.{ours}.*", f"{layer}.attention.{theirs}.*")
+            for ours, theirs in attention.items()
+        ),
+        Place("model.layers.*.self_attn_layer_norm.*", f"{layer}.attention.output.LayerNorm.*"),
+        Place("model.layers.*.mlp.up_proj.*", f"{layer}.intermediate.dense.*"),
+        Place("model.layers.*.mlp.down_proj.*", f"{layer}.output.dense.*"),
+        Place("model.layers.*.final_layer_norm.*", f"{layer}.output.LayerNorm.*"),
+        Place("lm_head.dense.*", f"{head_norm.rpartition('.')[0]}.dense.*"),
+        Place("lm_head.norm.*", f"{head_norm}.*"),
+        Place("lm_head.decoder.bias", f"{head}.bias"),
+    )
+
+
 TABLES: Mapping[str, tuple[Place, ...]] = {
     "gpt2": (
         Place("model.embed_tokens.weight", "transformer.wte.weight"),
@@ -82,11 +107,24 @@ TABLES: Mapping[str, tuple[Place, ...]] = {
         Place("model.norm.*", "gpt_neox.final_layer_norm.*"),
         Place("lm_head.weight", "embed_out.weight"),
     ),
+    "bert": (
+        *_encoder("bert", "cls.predictions", "cls.predictions.transform.LayerNorm"),
+        Place("pair_head.pooler.*", "bert.pooler.dense.*"),
+        Place("pair_head.classifier.*", "cls.seq_relationship.*"),
+    ),
+    "roberta": _encoder("roberta", "lm_head", "lm_head.layer_norm"),
     **dict.fromkeys(("llama", "mistral", "qwen2"), _LLAMA),
 }
 """By family. A tied head has no line of its own in a model, so it is neither asked for nor written."""
 
+COPIES = (
+    *("lm_head.weight", "embed_out.weight"),
+    *(f"{head}.decoder.{part}" for head in ("cls.predictions", "lm_head") for part in ("weight", "bias")),
+)
+"""Names under which older files hold what a model ties again."""
+
 UNREAD = (
+    "*.position_ids",
     "*.attn.bias",
     "*.attn.masked_bias",
     "*.attention.bias",
@@ -130,9 +168,11 @@ def counterpart(config: ModelConfig, specs: Mapping[str, ParamSpec]) -> Counterp
     """
     if config.family not in TABLES:
         raise UserError(f"model.family={config.family} has no counterpart at Hugging Face; use {', '.join(TABLES)}.")
-    head_dim = DecoderShape.of(config).head_dim
+    if config.family in ENCODERS and not config.tie_word_embeddings:
+        raise UserError(f"a {config.family} model of Hugging Face's ties its head; set model.tie_word_embeddings=true.")
+    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     regions = {name: _region(TABLES[config.family], name, spec.shape, head_dim) for name, spec in specs.items()}
-    copies = ("lm_head.weight", "embed_out.weight") if config.tie_word_embeddings else ()
+    copies = COPIES if config.tie_word_embeddings else ()
     return Counterpart(regions, f"{DIALECTS[config.family].base}.", copies)
 
 

@@ -83,7 +83,9 @@ class Weights:
                     values.detach()[here].copy_(found.t() if region.transposed else found)
 
     def _actual(self, region: Region) -> str:
-        return region.name.removeprefix(self._left_out)
+        name = region.name.removeprefix(self._left_out)
+        older = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        return older if older in self._file_of else name
 
     def _check(self, name: str, shape: tuple[int, ...]) -> torch.dtype:
         """Return the dtype of a tensor that is as the model wants it."""

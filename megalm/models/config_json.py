@@ -13,6 +13,7 @@ CONFIG = "config.json"
 FREE = frozenset(
     {
         *("initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout", "attention_dropout"),
+        *("hidden_dropout_prob", "attention_probs_dropout_prob"),
     }
 )
 """Fields of a model section that weights do not depend on: a run may have its own."""
@@ -66,6 +67,30 @@ _LLAMA_ABSENT = {
     "attention_dropout": 0.0,
 }
 _SILU: Mapping[str, tuple[Any, ...]] = {"hidden_act": ("silu", "swish")}
+
+_ENCODER = {
+    **_ALIKE,
+    "hidden_act": "hidden_act",
+    "layer_norm_eps": "layer_norm_eps",
+    "type_vocab_size": "type_vocab_size",
+    "hidden_dropout_prob": "hidden_dropout_prob",
+    "attention_probs_dropout_prob": "attention_probs_dropout_prob",
+}
+_ENCODER_ABSENT = {
+    "initializer_range": 0.02,
+    "tie_word_embeddings": True,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "type_vocab_size": 2,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}
+_ENCODER_ONLY: Mapping[str, tuple[Any, ...]] = {
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
 
 DIALECTS: Mapping[str, Dialect] = {
     "gpt2": Dialect(
@@ -137,6 +162,14 @@ DIALECTS: Mapping[str, Dialect] = {
         {**_LLAMA, "sliding_window": "sliding_window"},
         {**_LLAMA_ABSENT, "num_key_value_heads": 8, "sliding_window": 4096},
         _SILU,
+    ),
+    "bert": Dialect("BertForPreTraining", _ENCODER, _ENCODER_ABSENT, _ENCODER_ONLY, base="bert"),
+    "roberta": Dialect(
+        "RobertaForMaskedLM",
+        {**_ENCODER, "pad_token_id": "pad_token_id"},
+        {**_ENCODER_ABSENT, "pad_token_id": 1},
+        _ENCODER_ONLY,
+        base="roberta",
     ),
     "qwen2": Dialect("Qwen2ForCausalLM", _LLAMA, _LLAMA_ABSENT, {**_SILU, "use_sliding_window": (False,)}),
 }
@@ -242,7 +275,7 @@ def config_json(model: Mapping[str, Any], dtype: str, like: Mapping[str, Any]) -
     """
     dialect = DIALECTS[model["family"]]
     ours = {key: model[name] for name, key in dialect.names.items()}
-    only = {key: values[0] for key, values in dialect.only.items() if key not in like}
+    only = {key: values[0] for key, values in dialect.only.items() if key not in like and key not in ours}
     ours |= {"model_type": model["family"], "architectures": [dialect.architecture], "torch_dtype": dtype}
     if model.get("rope_scaling") is not None:
         ours["rope_scaling"] = {name: value for name, value in model["rope_scaling"].items() if value is not None}

@@ -76,6 +76,11 @@ MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "Qwen2",
         {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40, "vocab_size": 1009},
     ),
+    "bert": ("Bert", {**SIZES, "num_attention_heads": 3, "intermediate_size": 50}),
+    "roberta": (
+        "Roberta",
+        {**SIZES, "num_attention_heads": 3, "intermediate_size": 50, "type_vocab_size": 1, "vocab_size": 1009},
+    ),
 }
 
 
@@ -98,6 +103,9 @@ def make(name: str, directory: Path, dtype: torch.dtype = torch.float32, shard: 
     return model.eval()
 
 
+HEADS = {"GPT2": "LMHeadModel", "Bert": "ForPreTraining", "Roberta": "ForMaskedLM"}
+
+
 def built(kind: str, fields: Mapping[str, Any]) -> nn.Module:
     """Build transformers' model with a head, ``Llama`` for example."""
     import transformers
@@ -106,7 +114,7 @@ def built(kind: str, fields: Mapping[str, Any]) -> nn.Module:
     transformers.logging.disable_progress_bar()
     ids = {"bos_token_id": None, "eos_token_id": None}
     config = getattr(transformers, f"{kind}Config")(**{**ids, **fields})
-    head = "LMHeadModel" if kind == "GPT2" else "ForCausalLM"
+    head = HEADS.get(kind, "ForCausalLM")
     model: nn.Module = getattr(transformers, kind + head)(config)
     return model
 

@@ -40,6 +40,25 @@ NEOX_20B: Mapping[str, Any] = {
 }
 """As published with the weights (Black et al. 2022)."""
 
+BERT_BASE: Mapping[str, Any] = {
+    "architectures": ["BertForMaskedLM"],
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "model_type": "bert",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "type_vocab_size": 2,
+    "vocab_size": 30522,
+}
+"""As published with the weights of bert-base-uncased (Devlin et al. 2019)."""
+
 RENAMED = {"lm_head.weight": "embed_out.weight"}
 """Names in files where transformers' modules have another: it changes them when it loads and saves."""
 
@@ -67,6 +86,19 @@ def test_gpt_neox_20b_has_the_parameters_that_transformers_builds(tmp_path: Path
     found = ours(directory_of(NEOX_20B, tmp_path / "neox"))
     assert found == theirs("GPTNeoX", NEOX_20B)
     assert sum(torch.Size(shape).numel() for shape in found.values()) == 20_554_567_680
+
+
+def test_bert_base_has_the_parameters_that_transformers_builds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = directory_of(BERT_BASE, tmp_path / "bert")
+    assert ours(source) == theirs("Bert", BERT_BASE)
+    assert run(["import", str(source), "--plan", "layout.tp=8", "layout.pp=4"], {}) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("pp ")]) == 32
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    ours_ = "model.layers.0.self_attn.q_proj.weight"  # 12 heads of 64 over 8 ranks: the first has two
+    assert f"  model.safetensors: {query}[0:128, 0:768] -> {ours_}[0:128, 0:768]" in lines
 
 
 @pytest.mark.parametrize("name", MODELS)

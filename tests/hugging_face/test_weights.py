@@ -101,6 +101,21 @@ def test_a_broken_directory_is_refused(fault: str, tmp_path: Path, capsys: pytes
     assert not (tmp_path / "ours" / "run.yaml").exists()
 
 
+def test_norms_under_the_names_of_older_files(tmp_path: Path) -> None:
+    """As bert-base-uncased itself has them, and a second copy of what the head shares."""
+    make("bert", tmp_path / "theirs")
+
+    def older(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if "LayerNorm" in name]:
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            tensors[old] = tensors.pop(name)
+        tensors["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"].clone()
+        tensors["bert.embeddings.position_ids"] = torch.arange(40).unsqueeze(0)
+
+    rewritten(tmp_path / "theirs", older)
+    assert run(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")], {}) == 0
+
+
 def test_masks_of_older_files_and_a_second_copy_of_a_tied_head_are_left_aside(tmp_path: Path) -> None:
     make("gpt2", tmp_path / "theirs")
 

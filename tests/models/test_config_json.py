@@ -36,7 +36,7 @@ def theirs(content: Mapping[str, Any]) -> dict[str, Any]:
 
     given = {name: value for name, value in content.items() if name != "model_type"}
     found: dict[str, Any] = AutoConfig.for_model(content["model_type"], **given).to_dict()
-    aside = ("architectures", "dtype", "transformers_version", "_name_or_path", "n_inner")
+    aside = ("position_embedding_type", "architectures", "dtype", "transformers_version", "_name_or_path", "n_inner")
     return {name: value for name, value in found.items() if name not in aside}
 
 
