@@ -151,7 +151,7 @@ class EncoderDecoder(nn.Module):
             shape.hidden_size,
             axis,
             weight=self.shared.weight if shape.tied else None,
-            std=shape.table_std,
+            std=shape.head_std,
             bias=shape.logits_bias,
             sequence_parallel=sequence_parallel,
         )

@@ -46,7 +46,8 @@ class EncoderDecoderShape:
 
     Args:
         tied: the head shares the table of encoder and decoder.
-        table_std: standard deviation of that table, and of the head's own.
+        table_std: standard deviation of that table.
+        head_std: of a head's own, chosen so that logits begin about as wide as those of a shared one.
         eps: of the norms.
         rms_norm: root-mean-square norms without bias; otherwise layer norms.
         gated_mlp: MLPs of three matrices.
@@ -68,6 +69,7 @@ class EncoderDecoderShape:
     decoder: StackShape
     tied: bool
     table_std: float
+    head_std: float
     eps: float
     rms_norm: bool
     gated_mlp: bool
@@ -120,6 +122,7 @@ def _t5(config: ModelConfig) -> EncoderDecoderShape:
         decoder=StackShape(config.num_decoder_layers or config.num_hidden_layers, attention, mlp),
         tied=config.tie_word_embeddings,
         table_std=factor,
+        head_std=factor / math.sqrt(hidden),
         eps=config.layer_norm_epsilon or 1e-6,
         rms_norm=True,
         gated_mlp=config.feed_forward_proj != "relu",
@@ -183,6 +186,7 @@ def _bart(config: ModelConfig) -> EncoderDecoderShape:
         ),
         tied=config.tie_word_embeddings,
         table_std=config.initializer_range,
+        head_std=config.initializer_range,
         eps=1e-5,
         rms_norm=False,
         gated_mlp=False,

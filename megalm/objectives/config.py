@@ -15,6 +15,7 @@ _SENTENCES: Mapping[str, Any] = {"sentence_ends": [".", "?", "!"]}
 _SEQ2SEQ: Mapping[str, Mapping[str, Any]] = {
     "spans": {"noise_density": 0.15, "mean_span_length": 3.0},
     "denoising": _DENOISING,
+    "pairs": {},
 }
 _MASKED: Mapping[str, Any] = {"noise_density": 0.15, "whole_word": False, "nsp": True}
 
@@ -27,10 +28,11 @@ class ObjectiveConfig(Section):
         description="clm: the next token; instruct: the answers of records; mlm_nsp: hidden tokens, and whether two "
         "texts belong together; seq2seq: an encoder-decoder's target; or package.module:name of your own",
     )
-    seq2seq: Literal["spans", "denoising"] | None = Field(
+    seq2seq: Literal["spans", "denoising", "pairs"] | None = Field(
         None,
         description="What an encoder-decoder reads and says. spans: a text with spans hidden behind sentinels, and "
-        "what they hide (T5; the default); denoising: a damaged text, and the text (BART).",
+        "what they hide (T5; the default); denoising: a damaged text, and the text (BART); pairs: source and target of "
+        "records.",
     )
     noise: list[Noise] | None = Field(
         None,

@@ -16,7 +16,7 @@ from megalm.objectives.clm import clm
 from megalm.objectives.instruct import instruct
 from megalm.run_config import RunConfig
 from megalm.training.mlm_nsp import mlm_nsp, mlm_nsp_cut
-from megalm.training.seq2seq import seq2seq
+from megalm.training.seq2seq import seq2seq, seq2seq_cut
 
 
 class Source(Protocol):
@@ -38,6 +38,7 @@ OBJECTIVES: Mapping[str, Callable[[RunConfig], Objective]] = {
 CUTS: Mapping[str, Callable[[RunConfig], Cut]] = {
     "instruct": lambda config: PackedRecords,
     "mlm_nsp": mlm_nsp_cut,
+    "seq2seq": seq2seq_cut,
 }
 """How corpora become the samples of an objective; one of the user's own reads windows of a text."""
 

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from megalm.data.corpora import Cut, WindowCorpus
+from megalm.data.record_cuts import SingleRecords
 from megalm.data.special_tokens import SpecialTokens
 from megalm.errors import UserError
 from megalm.objectives.denoising import Denoising
+from megalm.objectives.pairs import Pairs
 from megalm.objectives.seq2seq import Examples, Framing, Seq2Seq
 from megalm.objectives.span_corruption import SpanCorruption, SpanSizes
 from megalm.run_config import RunConfig
@@ -41,6 +44,11 @@ def seq2seq(config: RunConfig) -> Seq2Seq:
     return Seq2Seq(examples, framing, longest + framing.size, config.run.seed)
 
 
+def seq2seq_cut(config: RunConfig) -> Cut:
+    """Return how corpora are cut into samples: windows of a text, or records."""
+    return SingleRecords() if config.objective.seq2seq == "pairs" else WindowCorpus
+
+
 def framing_of(config: RunConfig, special: SpecialTokens) -> Framing:
     """Return what stands around sequences; a decoder starts from padding, or BART's from the end of a sequence.
 
@@ -57,6 +65,8 @@ def framing_of(config: RunConfig, special: SpecialTokens) -> Framing:
 def _examples(config: RunConfig, special: SpecialTokens) -> tuple[Examples, int]:
     """Return what makes pairs of samples, and how many tokens a source or target can have."""
     objective, length = config.objective, config.train.seq_length
+    if objective.seq2seq == "pairs":
+        return Pairs(special.id_of("eos")), length + 1
     if objective.seq2seq == "denoising":
         noise = frozenset(objective.noise or ())
         ends = ends_of_sentences(special, config.model.vocab_size, objective.sentence_ends or ())

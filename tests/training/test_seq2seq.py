@@ -1,17 +1,20 @@
 """Oracle: tokenizers with known ids, and refusals in one sentence."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from megalm.batch import IGNORED
-from megalm.data.loader import Rows
+from megalm.data.loader import Rows, TrainingData
+from megalm.data.prepare import prepare
 from megalm.data.special_tokens import NAMED_SETS, SpecialTokens
 from megalm.errors import UserError
 from megalm.run_config import RunConfig
-from megalm.training.feed import objective_of
+from megalm.training.feed import cut_of, objective_of
 from megalm.training.seq2seq import ends_of_sentences, seq2seq
 from megalm.validation import validate
 from tests.objectives.tokenizer import write_tokenizer
@@ -127,3 +130,22 @@ def test_what_is_hidden_is_counted_by_the_masks_alone(tmp_path: Path) -> None:
     batch = objective_of(run_of(tokenizer, objective=objective))(rows_of(40), reset_attention=False)
     assert batch.source is not None
     assert batch.source.tokens_bs.shape == (2, 29)
+
+
+def test_pairs_of_records(tmp_path: Path) -> None:
+    """Prepared, cut and read: the encoder reads the sources, the decoder says the targets, each as the text encodes."""
+    records = [{"source": f"the word {number}", "target": f"is {number * number}"} for number in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    prepare([str(tmp_path / "pairs.jsonl")], tmp_path / "data", 400, records="pairs", special_tokens="t5", min_chars=1)
+    data = {"train": [{"path": str(tmp_path / "data")}]}
+    config = run_of(None, 40, objective={"seq2seq": "pairs"}, data=data, model={"vocab_size": 400})
+    cut = cut_of(config)
+    rows = TrainingData(config.data, seq_length=40, global_batch_size=8, seed=3, vocab_size=400, cut=cut).rows(0, 0, 8)
+    batch = objective_of(config)(rows, reset_attention=False)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "data" / "tokenizer.json"))
+    assert batch.source is not None
+    known = {record["source"]: record["target"] for record in records}
+    for read, said in zip(batch.source.tokens_bs.tolist(), batch.labels_bs.tolist(), strict=True):
+        target = [token for token in said if token != IGNORED]
+        assert known[tokenizer.decode(read)] == tokenizer.decode(target)
+        assert target.count(target[-1]) == 1  # one end, not two
