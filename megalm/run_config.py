@@ -134,6 +134,11 @@ class RunConfig(Section):
                 f"objective.name={objective.name} is not for model.family={family}: seq2seq is what an encoder-decoder "
                 f"learns ({', '.join(sorted(ENCODER_DECODERS))}), and no other family does."
             )
+        if (self.model.num_labels is None) == (objective.name == "classify"):
+            raise UserError(
+                f"objective.name={objective.name} does not go with model.num_labels={self.model.num_labels or 'null'}: "
+                "a head for whole samples is what classify learns, and no other objective does."
+            )
         if family in ENCODERS and objective.name in ("clm", "instruct"):
             raise UserError(
                 f"objective.name={objective.name} asks for tokens that model.family={family}, which reads to both "
@@ -190,8 +195,8 @@ class RunConfig(Section):
     def without_effect(self) -> list[str]:
         """Return one sentence for each setting that this run does not use, to be shown as a warning."""
         found = [*self.optimizer.without_effect(), *self.lr_schedule.without_effect(), *self.recompute.without_effect()]
-        if self.objective.name == "instruct" and self.data.reset_attention:
-            found.append("data.reset_attention=true has no effect: records in one sample never see one another.")
+        if self.objective.name in ("instruct", "classify") and self.data.reset_attention:
+            found.append("data.reset_attention=true has no effect: a record never sees another one.")
         if self.model.family == "bert" and self.objective.name == "mlm_nsp" and not self.objective.nsp:
             found.append("objective.nsp=false leaves the pooler and the head for pairs of model.family=bert as drawn.")
         if self.layout.tp == 1:

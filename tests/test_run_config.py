@@ -189,6 +189,11 @@ def test_what_is_wrong_is_told_with_its_key(small: Path, override: str, sentence
             "train.seq_length=513 is longer than the model.max_position_embeddings=514 less the 2 rows before a first",
         ),
         (["model.family=t5"], "objective.name=clm is not for model.family=t5: seq2seq is what an encoder-decoder"),
+        (
+            ["objective.name=classify"],
+            "objective.name=classify does not go with model.num_labels=null: a head for whole",
+        ),
+        (["model.num_labels=3"], "objective.name=clm does not go with model.num_labels=3: a head for whole samples is"),
         (["objective.name=seq2seq"], "objective.name=seq2seq is not for model.family=gpt2"),
         (
             ["model={family: bert, num_hidden_layers: 2, hidden_size: 8, num_attention_heads: 4, vocab_size: 99}"],

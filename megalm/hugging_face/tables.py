@@ -164,10 +164,14 @@ def counterpart(config: ModelConfig, specs: Mapping[str, ParamSpec]) -> Counterp
         specs: the model's parameters by name.
 
     Raises:
-        UserError: the family has no table.
+        UserError: the family has no table, or the model is a classifier.
     """
     if config.family not in TABLES:
         raise UserError(f"model.family={config.family} has no counterpart at Hugging Face; use {', '.join(TABLES)}.")
+    if config.num_labels is not None:
+        raise UserError(
+            f"model.num_labels={config.num_labels}: a classifier has no counterpart here; use a model of text."
+        )
     if config.family in ENCODERS and not config.tie_word_embeddings:
         raise UserError(f"a {config.family} model of Hugging Face's ties its head; set model.tie_word_embeddings=true.")
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads

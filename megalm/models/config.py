@@ -96,7 +96,8 @@ _SIZES = frozenset(
     }
 )
 _FAMILY_SIZES: Mapping[str, set[str]] = {
-    **{family: {"num_key_value_heads", "head_dim"} for family in ("llama", "mistral", "qwen2")},
+    **{family: {"num_labels"} for family in ("gpt2", "gpt_neox", "bert", "roberta")},
+    **{family: {"num_key_value_heads", "head_dim", "num_labels"} for family in ("llama", "mistral", "qwen2")},
     "t5": {"head_dim", "num_decoder_layers"},
     "bart": {"num_decoder_layers", "decoder_attention_heads", "decoder_ffn_dim"},
 }
@@ -126,6 +127,12 @@ class ModelConfig(Section):
     hidden_size: int = Field(ge=1, description="features of a token between blocks; compute grows with its square")
     num_attention_heads: int = Field(ge=1, description="query heads; tp may be at most this")
     vocab_size: int = Field(ge=1, description="tokens the model knows; at least the tokenizer's; need not divide by tp")
+    num_labels: int | None = Field(
+        None,
+        ge=2,
+        description="classes that a head for whole samples tells apart, in place of the head for tokens: what "
+        "objective.name=classify learns; a directory of labelled data names them in its meta.json",
+    )
     num_key_value_heads: int | None = Field(None, ge=1, description="key heads, a divisor of the query heads (llama)")
     head_dim: int | None = Field(
         None, ge=1, description="features of a head; hidden_size / heads by default (llama, t5)"

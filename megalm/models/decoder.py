@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from megalm.batch import MicroBatch
 from megalm.mesh import Axis
 from megalm.models.attention import SelfAttention
+from megalm.models.class_head import ClassHead
 from megalm.models.config import ModelConfig
 from megalm.models.decoder_shape import DecoderShape
 from megalm.models.mlp import GatedMlp, Mlp
@@ -106,6 +107,20 @@ class Head(nn.Module):
         return self.lm_head.logits(self.norm(x[batch.asked_bs.flatten()]))
 
 
+class SampleHead(nn.Module):
+    """The last block of a classifier: final norm and the head for whole samples."""
+
+    def __init__(self, norm: nn.Module, score: ClassHead) -> None:
+        """Take the layers from the model."""
+        super().__init__()
+        self.norm, self.score = norm, score
+
+    def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Return the micro-batch's share of the global batch's loss."""
+        loss: Tensor = self.score(self.norm(x), batch)
+        return loss
+
+
 class Backbone(nn.Module):
     """Everything below the head."""
 
@@ -144,6 +159,11 @@ class Decoder(nn.Module):
         super().__init__()
         shape = DecoderShape.of(config)
         self.model = Backbone(shape, axis, sequence_parallel)
+        self.score: ClassHead | None = None
+        if shape.num_labels is not None:
+            region = Region(axis, sequence_parallel)
+            self.score = ClassHead(shape.hidden_size, shape.num_labels, shape.std, region, pooled=False)
+            return
         self.lm_head = VocabParallelHead(
             shape.vocab_size,
             shape.hidden_size,
@@ -157,7 +177,8 @@ class Decoder(nn.Module):
         """Return what the rows pass through, in order: the spans that a stage may be made of."""
         backbone = self.model
         embedding = Embedding(backbone.embed_tokens, backbone.embed_positions, backbone.embed_dropout)
-        return [embedding, *backbone.layers, Head(backbone.norm, self.lm_head)]
+        last = Head(backbone.norm, self.lm_head) if self.score is None else SampleHead(backbone.norm, self.score)
+        return [embedding, *backbone.layers, last]
 
     def logits(self, batch: MicroBatch) -> Tensor:
         """Return this rank's columns of the logits [whole rows, local vocabulary]."""

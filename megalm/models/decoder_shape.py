@@ -13,11 +13,17 @@ DECODERS = frozenset({"gpt2", "gpt_neox"}) | LLAMAS
 """The families that have this shape."""
 
 
+def has_closed_forms(config: ModelConfig) -> bool:
+    """Tell whether parameters, FLOPs and memory of a model follow from its shape: a decoder with a head for tokens."""
+    return config.family in DECODERS and config.num_labels is None
+
+
 @dataclass(frozen=True)
 class DecoderShape:
     """A family spelled out.
 
     Args:
+        num_labels: of a head for whole samples, which is then the only one.
         learned_positions: a table of positions is added to the embedding; otherwise heads rotate.
         rotary_dim: features of a head that rotate.
         rotary_base: base of the wavelengths.
@@ -40,6 +46,7 @@ class DecoderShape:
     intermediate_size: int
     vocab_size: int
     max_positions: int
+    num_labels: int | None
     tied: bool
     std: float
     learned_positions: bool
@@ -109,6 +116,7 @@ class DecoderShape:
             intermediate_size=config.intermediate_size or 4 * config.hidden_size,
             vocab_size=config.vocab_size,
             max_positions=config.max_position_embeddings,
+            num_labels=config.num_labels,
             tied=config.tie_word_embeddings,
             std=config.initializer_range,
             learned_positions=gpt2,

@@ -1,11 +1,11 @@
 """One encoder for the shapes of BERT and RoBERTa."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megalm.batch import IGNORED, MicroBatch
 from megalm.mesh import Axis
+from megalm.models.class_head import ClassHead
 from megalm.models.config import ModelConfig
 from megalm.models.encoder_shape import EncoderShape
 from megalm.models.mlp import activation
@@ -84,35 +84,10 @@ class MaskedHead(nn.Module):
         return normed
 
 
-class PairHead(nn.Module):
-    """Whether the second part of a sample follows the first (class 0) or is of another document (class 1)."""
-
-    def __init__(self, shape: EncoderShape, region: Region) -> None:
-        """Build the pooler and the two-way classifier."""
-        super().__init__()
-        self.region = region
-        self.pooler = ReplicatedLinear(shape.hidden_size, shape.hidden_size, std=shape.std)
-        self.classifier = ReplicatedLinear(shape.hidden_size, 2, std=shape.std)
-
-    def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
-        """Return the samples' share of the global batch's loss."""
-        logits_bc = self.logits(x, batch)
-        wide = logits_bc.to(torch.promote_types(logits_bc.dtype, torch.float32))
-        loss = F.cross_entropy(wide, batch.classes_b, ignore_index=IGNORED, reduction="sum")  # type: ignore[arg-type]
-        return loss * batch.class_loss_scale
-
-    def logits(self, x: Tensor, batch: MicroBatch) -> Tensor:
-        """Return the logits [b, 2] of the samples, made of the first row of each."""
-        b, s = batch.tokens_bs.shape
-        first = pick_rows(x, torch.arange(0, b * s, s, device=x.device), self.region)
-        logits: Tensor = self.classifier(self.pooler(first).tanh())
-        return logits
-
-
 class EncoderHead(nn.Module):
     """The last block: what is said of tokens, and of whole samples where they are asked."""
 
-    def __init__(self, lm_head: MaskedHead, pair_head: PairHead | None) -> None:
+    def __init__(self, lm_head: MaskedHead, pair_head: ClassHead | None) -> None:
         """Take the heads from the model."""
         super().__init__()
         self.lm_head, self.pair_head = lm_head, pair_head
@@ -160,12 +135,17 @@ class Encoder(nn.Module):
         shape = EncoderShape.of(config)
         region = Region(axis, sequence_parallel)
         self.model = Backbone(shape, axis, sequence_parallel)
+        self.score: ClassHead | None = None
+        if shape.num_labels is not None:
+            self.score = ClassHead(shape.hidden_size, shape.num_labels, shape.std, region, pooled=True)
+            return
         self.lm_head = MaskedHead(shape, axis, self.model.embedding.embed_tokens.weight if shape.tied else None, region)
-        self.pair_head = PairHead(shape, region) if shape.pools else None
+        self.pair_head = ClassHead(shape.hidden_size, 2, shape.std, region, pooled=True) if shape.pools else None
 
     def blocks(self) -> list[nn.Module]:
         """Return what the rows pass through, in order: the spans that a stage may be made of."""
-        return [self.model.embedding, *self.model.layers, EncoderHead(self.lm_head, self.pair_head)]
+        last = EncoderHead(self.lm_head, self.pair_head) if self.score is None else self.score
+        return [self.model.embedding, *self.model.layers, last]
 
     def rows(self, batch: MicroBatch) -> Tensor:
         """Return the last layer's rows [n, hidden]."""

@@ -19,6 +19,7 @@ class EncoderShape:
         num_segments: rows of the table of segments.
         activation: of the layers.
         head_activation: between the head's own product and its norm.
+        num_labels: of a head for whole samples, which is then the only one.
         pools: whether a sample's first row says of the whole sample whether its parts belong together.
     """
 
@@ -35,6 +36,7 @@ class EncoderShape:
     eps: float
     activation: Activation
     head_activation: Activation
+    num_labels: int | None
     pools: bool
     attention_dropout: float
     hidden_dropout: float
@@ -80,6 +82,7 @@ class EncoderShape:
             eps=config.layer_norm_eps or 1e-12,
             activation=config.hidden_act,
             head_activation="gelu" if config.family == "roberta" else config.hidden_act,
+            num_labels=config.num_labels,
             pools=config.family == "bert",
             attention_dropout=config.attention_probs_dropout_prob or 0.0,
             hidden_dropout=config.hidden_dropout_prob or 0.0,

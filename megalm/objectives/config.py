@@ -25,8 +25,9 @@ class ObjectiveConfig(Section):
 
     name: str = Field(
         "clm",
-        description="clm: the next token; instruct: the answers of records; mlm_nsp: hidden tokens, and whether two "
-        "texts belong together; seq2seq: an encoder-decoder's target; or package.module:name of your own",
+        description="clm: the next token; classify: the labels of records; instruct: the answers of records; mlm_nsp: "
+        "hidden tokens, and whether two texts belong together; seq2seq: an encoder-decoder's target; or "
+        "package.module:name of your own",
     )
     seq2seq: Literal["spans", "denoising", "pairs"] | None = Field(
         None,

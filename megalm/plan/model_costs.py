@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from megalm.models import counts, encoder_counts
 from megalm.models.counts import BlockFlops
-from megalm.models.decoder_shape import DECODERS, DecoderShape
+from megalm.models.decoder_shape import DecoderShape, has_closed_forms
 from megalm.models.encoder_shape import ENCODERS, EncoderShape
 from megalm.run_config import RunConfig
 
@@ -31,7 +31,7 @@ class ModelCosts:
 def model_costs(config: RunConfig) -> ModelCosts | None:
     """Return what the model of a run costs, ``None`` where no closed form is known."""
     length, again = config.train.seq_length, config.recompute
-    if config.model.family in DECODERS:
+    if has_closed_forms(config.model):
         shape = DecoderShape.of(config.model)
         return ModelCosts(
             counts.num_parameters(shape),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megalm.layout import Coordinates
-from megalm.models.decoder_shape import DECODERS, DecoderShape
+from megalm.models.decoder_shape import DecoderShape, has_closed_forms
 from megalm.parallel.pipeline.program import Program
 from megalm.plan.data_exchange import Sharing
 from megalm.plan.memory import ElementBytes, KeptBytes, kept_bytes, offloaded_bytes
@@ -69,7 +69,7 @@ def planned_memory(
     """
     if program is None:
         return _unknown(QUANTITIES, f"zero.backend={config.zero.backend} keeps its memory in its own way")
-    if config.model.family not in DECODERS:
+    if not has_closed_forms(config.model):
         return _unknown(QUANTITIES, f"model.family={config.model.family} has no closed form of what it holds")
     shape, pp = DecoderShape.of(config.model), place.pp
     all_spans = cut_into_stages(config, shape.num_layers + 2, program.num_stages)

@@ -1,16 +1,20 @@
-"""Mean loss on held-out samples, by the same engine as training."""
+"""Mean loss on held-out samples, by the same engine as training, and how well samples are classified."""
+
+from torch import Tensor
 
 from megalm import collectives
 from megalm.data.loader import ValidationData
+from megalm.models.class_head import counted
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.feed import Feed, objective_of
 
 
-def evaluate(state: Backend, config: RunConfig, held_out: ValidationData) -> float | None:
-    """Return the mean loss of the held-out tokens, ``None`` where nothing is held out.
+def evaluate(state: Backend, config: RunConfig, held_out: ValidationData) -> dict[str, float]:
+    """Return ``val_loss``, the mean loss of what is held out; nothing where nothing is.
 
-    The same samples are read every time: the first ``train.eval_batches`` global batches of the held-out split.
+    Where samples have classes also ``val_accuracy`` and ``val_f1``, the mean over the classes. The same samples
+    are read every time: the first ``train.eval_batches`` global batches of the held-out split.
     """
     feed = Feed(config, state.mesh, held_out, objective_of(config))
     size = config.train.global_batch_size
@@ -20,9 +24,28 @@ def evaluate(state: Backend, config: RunConfig, held_out: ValidationData) -> flo
     total = 0.0
     state.model.eval()
     state.mesh.marker.enter("evaluating")
-    for step, batch_size in enumerate(batch_sizes):
-        loss = state.evaluate(feed.evaluation_step(step, batch_size, valid)).cpu()
-        collectives.all_reduce(loss, state.mesh.data, scalar=True)
-        total += collectives.all_reduce(loss, state.mesh.pp, scalar=True).item()
+    with counted(state.model.modules()) as said_cc:
+        for step, batch_size in enumerate(batch_sizes):
+            loss = state.evaluate(feed.evaluation_step(step, batch_size, valid)).cpu()
+            collectives.all_reduce(loss, state.mesh.data, scalar=True)
+            total += collectives.all_reduce(loss, state.mesh.pp, scalar=True).item()
     state.model.train()
-    return total if any(valid) else None
+    if not any(valid):
+        return {}
+    if said_cc is None or not valid.samples:
+        return {"val_loss": total}
+    collectives.all_reduce(said_cc, state.mesh.data, scalar=True)
+    collectives.all_reduce(said_cc, state.mesh.pp, scalar=True)
+    return {"val_loss": total, "val_accuracy": accuracy(said_cc), "val_f1": macro_f1(said_cc)}
+
+
+def accuracy(said_cc: Tensor) -> float:
+    """Return the share of the samples of which the class was said, of the counts of ``counted``."""
+    return said_cc.diagonal().sum().item() / max(said_cc.sum().item(), 1)
+
+
+def macro_f1(said_cc: Tensor) -> float:
+    """Return the mean F1 of the classes that were there or were said: twice the hits of what was there and was said."""
+    both_c = said_cc.sum(0) + said_cc.sum(1)
+    seen = both_c > 0
+    return float((2 * said_cc.diagonal()[seen].double() / both_c[seen]).mean()) if seen.any() else 0.0

@@ -10,13 +10,24 @@ from megalm import collectives, registry
 from megalm.batch import IGNORED, MicroBatch
 from megalm.data.corpora import Cut, WindowCorpus
 from megalm.data.loader import Rows
-from megalm.data.record_cuts import PackedRecords
+from megalm.data.record_cuts import PackedRecords, SingleRecords
+from megalm.data.special_tokens import SpecialTokens
 from megalm.mesh import Axis, Mesh
+from megalm.models.encoder_shape import ENCODERS
+from megalm.objectives.classify import Classify
 from megalm.objectives.clm import clm
 from megalm.objectives.instruct import instruct
 from megalm.run_config import RunConfig
 from megalm.training.mlm_nsp import mlm_nsp, mlm_nsp_cut
 from megalm.training.seq2seq import seq2seq, seq2seq_cut
+
+
+def classify_of(config: RunConfig) -> Classify:
+    """Return the objective for the model: an encoder reads its texts between two special tokens."""
+    if config.model.family not in ENCODERS:
+        return Classify()
+    special = SpecialTokens.of(config.data.tokenizer_path())
+    return Classify((special.id_of("cls"), special.id_of("sep")))
 
 
 class Source(Protocol):
@@ -30,12 +41,14 @@ class Source(Protocol):
 Objective = Callable[..., MicroBatch]
 """``(rows, reset_attention=...)`` gives inputs, labels and the weights of the losses."""
 OBJECTIVES: Mapping[str, Callable[[RunConfig], Objective]] = {
+    "classify": classify_of,
     "clm": lambda config: clm,
     "instruct": lambda config: instruct,
     "mlm_nsp": mlm_nsp,
     "seq2seq": seq2seq,
 }
 CUTS: Mapping[str, Callable[[RunConfig], Cut]] = {
+    "classify": lambda config: SingleRecords(config.model.num_labels),
     "instruct": lambda config: PackedRecords,
     "mlm_nsp": mlm_nsp_cut,
     "seq2seq": seq2seq_cut,

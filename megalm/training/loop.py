@@ -275,10 +275,10 @@ class _Run:
         if sentence is not None:
             self.story.say(sentence)
 
-    def _evaluated(self, state: Backend, report: StepReport) -> float | None:
+    def _evaluated(self, state: Backend, report: StepReport) -> dict[str, float]:
         every = self.config.train.eval_every
         if not every or (report.step % every and report.step != self.last_step):
-            return None
+            return {}
         return evaluate(state, self.config, self.held_out)
 
     def _preempt(self, state: Backend, reason: str) -> None:

@@ -8,6 +8,8 @@ TRACKED_NAMES = MappingProxyType(
     {
         "loss": "train/loss",
         "val_loss": "val/loss",
+        "val_accuracy": "val/accuracy",
+        "val_f1": "val/f1",
         "grad_norm": "train/grad_norm",
         "lr": "train/lr",
         "tokens": "train/tokens",

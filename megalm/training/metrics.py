@@ -2,8 +2,8 @@
 
 A row says what the update used: ``step`` counts from 1, ``loss`` is that before the update, ``grad_norm`` that before
 clipping, ``lr`` as used, ``tokens`` all tokens consumed so far. ``mfu`` is null when the device's peak is unknown;
-``val_loss`` stands only in the rows of evaluated steps. JSON knows no NaN and no infinity: such a number is written as
-null, and the row says ``"non_finite": true``.
+what was found on held-out samples stands only in the rows of evaluated steps. JSON knows no NaN and no infinity: such a
+number is written as null, and the row says ``"non_finite": true``.
 """
 
 import json
@@ -18,8 +18,10 @@ from megalm.training.log_tail import Tail
 
 KEYS = ("step", "loss", "grad_norm", "lr", "tokens", "tokens_per_s", "step_time_s", "memory_gib", "mfu")
 
+HELD_OUT = ("val_loss", "val_accuracy", "val_f1")
+
 Row = Mapping[str, Any]
-"""One update: each of ``KEYS``, and ``val_loss`` on evaluated steps."""
+"""One update: each of ``KEYS``, and on evaluated steps ``val_loss``, of a classifier all of ``HELD_OUT``."""
 
 
 class MetricsFile:

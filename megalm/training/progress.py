@@ -12,7 +12,7 @@ from rich import progress as rich_progress
 from rich.console import Console
 
 from megalm.training.line_file import LineFile
-from megalm.training.metrics import Row
+from megalm.training.metrics import HELD_OUT, Row
 
 SECONDS_BETWEEN_REDRAWS = 0.1
 
@@ -24,7 +24,8 @@ def format_step(row: Row, total: int, eta_s: float) -> str:
         f"grad_norm {_number(row['grad_norm'], '.2f')} | lr {_number(row['lr'], '.1e')} | "
         f"tokens/s {_number(row['tokens_per_s'], '.0f')} | eta {timedelta(seconds=round(eta_s))}"
     )
-    return line if row.get("val_loss") is None else f"{line} | val_loss {_number(row['val_loss'], '.4f')}"
+    held_out = [f"{name} {_number(row[name], '.4f')}" for name in HELD_OUT if row.get(name) is not None]
+    return " | ".join([line, *held_out])
 
 
 class Progress:

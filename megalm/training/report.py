@@ -137,7 +137,9 @@ def _tiles(run: dict[str, Any], measured: Sequence[Row], level: tuple[float, str
     if evaluated:
         first, final = evaluated[0], evaluated[-1]
         where = f"first at step {first['step']:,}, last at step {final['step']:,}"
-        tiles.append(("Validation loss", f"{first['val_loss']:.4f} → {final['val_loss']:.4f}", where))
+        for key, name in (("val_loss", "Validation loss"), ("val_accuracy", "Accuracy"), ("val_f1", "Macro F1")):
+            if first.get(key) is not None and final.get(key) is not None:
+                tiles.append((name, f"{first[key]:.4f} → {final[key]:.4f}", where))
     losses = [row["loss"] for row in measured if row["loss"] is not None]
     if losses:
         tiles.append(("Training loss", f"{losses[0]:.4f} → {losses[-1]:.4f}", "first and last update"))

@@ -1,7 +1,7 @@
 """What a run leaves behind for people: its directory, its lines, its report. One rank tells; the others keep silent."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -105,8 +105,8 @@ class Story:
             self._closing.callback(tracker.finish)
         self._progress.start(state.step + 1, self.config.train.steps)
 
-    def step(self, report: StepReport, seconds: float, val_loss: float | None) -> None:
-        """Tell of one step."""
+    def step(self, report: StepReport, seconds: float, held_out: Mapping[str, float]) -> None:
+        """Tell of one step, and of what was found on held-out samples."""
         if not self.tells:
             return
         tokens_per_s = self.tokens_per_step / seconds
@@ -121,8 +121,7 @@ class Story:
             "memory_gib": peak_memory_gib(torch.cuda.max_memory_allocated() if self._on_cuda else None),
             "mfu": self._mfu.at(tokens_per_s) if self._mfu else None,
         }
-        if val_loss is not None:
-            row["val_loss"] = val_loss
+        row.update(held_out)
         self._metrics.write(row)
         self._progress.step(row)
         for tracker in self._trackers:

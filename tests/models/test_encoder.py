@@ -160,7 +160,7 @@ def test_loss_logits_and_gradients(name: str, pairs: bool, precision: str, padde
         assert difference(ours[real], logits.flatten(0, 1)[real]) <= tolerance
         if of_samples is not None:
             head = state.model.pair_head
-            found = head.logits(state.model.rows(batch), batch)  # type: ignore[operator, union-attr]
+            found = head.class_logits(state.model.rows(batch), batch)  # type: ignore[operator, union-attr]
             assert difference(found, of_samples) <= tolerance
 
 

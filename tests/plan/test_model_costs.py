@@ -52,3 +52,9 @@ def test_an_encoder_is_asked_for_a_share_of_the_tokens() -> None:
 @pytest.mark.parametrize(("family", "objective"), [("bert", {"name": "own:objective"}), ("own:model", {})])
 def test_what_is_not_known_is_absent(family: str, objective: dict[str, Any]) -> None:
     assert model_costs(run_of(family, objective)) is None
+
+
+def test_a_classifier_says_nothing_of_each_token() -> None:
+    config = run_of("gpt2", {})
+    classifier = config.model_copy(update={"model": config.model.model_copy(update={"num_labels": 3})})
+    assert model_costs(classifier) is None

@@ -37,6 +37,38 @@ def instructed(model: str, data: str, **sections: Any) -> RunConfig:
     return run_file(model, objective={"name": "instruct"}, data={"train": [{"path": data}]}, **sections)
 
 
+def labelled(prefix: Path) -> str:
+    """Write texts of one to twenty tokens, of four classes."""
+    generator = random.Random(2)
+    texts: list[Parts] = [
+        [(0, generator.choices(range(VOCAB_SIZE), k=generator.randint(1, 20))), (2, [generator.randrange(4)])]
+        for _ in range(60)
+    ]
+    corpus(prefix, texts)
+    return str(prefix)
+
+
+def classifying(model: str, data: str, **sections: Any) -> RunConfig:
+    sections["train"] = {"micro_batch_size": 5, **sections.get("train", {})}
+    named: dict[str, Any] = {
+        "objective": {"name": "classify"},
+        "data": {"train": [{"path": data}]},
+        "model": {"num_labels": 4},
+    }
+    return run_file(model, **named, **sections)
+
+
+@pytest.mark.parametrize("sections", LAYOUTS, ids=str)
+def test_no_layout_changes_what_is_learned_of_labels(ranks: RankPool, tmp_path: Path, sections: dict[str, Any]) -> None:
+    model, data = LLAMA if "pp" in sections["layout"] else GPT2, labelled(tmp_path / "texts")
+    config = classifying(model, data, **sections)
+    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
+    reference = seen_alone(classifying(model, data, train={"micro_batch_size": 12}))
+    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
+    assert [finding for finding in findings if not finding.agrees] == []
+    assert {"score.classifier.weight"} < {held.spec.name for held in reference.held}
+
+
 @pytest.mark.parametrize("sections", LAYOUTS, ids=str)
 def test_no_layout_changes_what_is_learned_of_answers(
     ranks: RankPool, tmp_path: Path, sections: dict[str, Any]

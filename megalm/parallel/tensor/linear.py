@@ -212,13 +212,16 @@ class ReplicatedLinear(nn.Module):
         in_features: of a row.
         out_features: of a row.
         std: standard deviation of the weight.
+        bias: whether there is one.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, std: float = 0.02) -> None:
+    def __init__(self, in_features: int, out_features: int, *, std: float = 0.02, bias: bool = True) -> None:
         """See the class."""
         super().__init__()
         self.weight = new_parameter(ParamSpec((out_features, in_features), Init.normal(std)), {})
-        self.bias = new_parameter(ParamSpec((out_features,), Init.constant(0.0), decay=False), {})
+        self.bias: nn.Parameter | None = None
+        if bias:
+            self.bias = new_parameter(ParamSpec((out_features,), Init.constant(0.0), decay=False), {})
 
     def forward(self, x: Tensor) -> Tensor:
         """Map rows [n, in] to rows [n, out]."""

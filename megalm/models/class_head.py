@@ -1,0 +1,82 @@
+"""What a model says of whole samples: which of a few classes each is of."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megalm.batch import IGNORED, MicroBatch
+from megalm.parallel.tensor.linear import ReplicatedLinear
+from megalm.parallel.tensor.region import Region, pick_rows
+
+
+class ClassHead(nn.Module):
+    """The logits of one row of each sample, their loss, and a count of what was said, while somebody asks for it.
+
+    Every rank of the tensor axis holds it whole and applies it to the same rows.
+
+    Args:
+        hidden_size: of a row.
+        num_classes: what there is to say.
+        std: standard deviation of the drawn weights.
+        region: how the rows between blocks are cut.
+        pooled: whether the first row of a sample speaks, through a pooler (an encoder's); otherwise its last row that
+            is no padding, through one product (a decoder's).
+    """
+
+    def __init__(self, hidden_size: int, num_classes: int, std: float, region: Region, *, pooled: bool) -> None:
+        """See the class."""
+        super().__init__()
+        self.region = region
+        self.pooler = ReplicatedLinear(hidden_size, hidden_size, std=std) if pooled else None
+        self.classifier = ReplicatedLinear(hidden_size, num_classes, std=std, bias=pooled)
+        self.num_classes = num_classes
+        self.said_cc: Tensor | None = None
+
+    def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Return the samples' share of the global batch's loss."""
+        assert batch.classes_b is not None
+        logits_bc = self.class_logits(x, batch)
+        if self.said_cc is not None:
+            self._count(self.said_cc, batch.classes_b, logits_bc.detach().argmax(-1))
+        wide = logits_bc.to(torch.promote_types(logits_bc.dtype, torch.float32))
+        loss = F.cross_entropy(wide, batch.classes_b, ignore_index=IGNORED, reduction="sum")
+        return loss * batch.class_loss_scale
+
+    def class_logits(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Return the logits [b, classes] of the samples, of rows ``x`` between blocks."""
+        b, s = batch.tokens_bs.shape
+        places_b = torch.arange(0, b * s, s, device=x.device)
+        if self.pooler is None:
+            last = s if batch.documents_bs is None else (batch.documents_bs >= 0).sum(1).clamp(min=1)
+            places_b = places_b + last - 1
+        rows = pick_rows(x, places_b, self.region)
+        logits: Tensor = self.classifier(rows if self.pooler is None else self.pooler(rows).tanh())
+        return logits
+
+    def _count(self, said_cc: Tensor, classes_b: Tensor, said_b: Tensor) -> None:
+        known = classes_b != IGNORED
+        pairs = classes_b[known] * self.num_classes + said_b[known]
+        said_cc += torch.bincount(pairs, minlength=self.num_classes**2).view_as(said_cc).to(said_cc.device)
+
+
+@contextmanager
+def counted(modules: Iterable[nn.Module]) -> Iterator[Tensor | None]:
+    """Count what the head of samples among the modules says, and of what.
+
+    Yields:
+        int64 [classes, classes]: how many samples of class i were said to be of class j, up to now; zeros on a rank of
+        the pipeline that has not got the head. ``None`` for a model without one.
+    """
+    heads = [module for module in modules if isinstance(module, ClassHead)]
+    if not heads:
+        yield None
+        return
+    said_cc = torch.zeros(heads[0].num_classes, heads[0].num_classes, dtype=torch.int64)
+    heads[0].said_cc = said_cc
+    try:
+        yield said_cc
+    finally:
+        heads[0].said_cc = None
