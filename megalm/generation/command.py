@@ -4,17 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from megalm.data.bpe import open_tokenizer
+from megalm.data.special_tokens import SpecialTokens
 from megalm.errors import UserError
 from megalm.generation.ending import Ending, Stream
-from megalm.generation.generate import generate
+from megalm.generation.generate import Reader, generate
 from megalm.generation.model import LanguageModel
 from megalm.generation.opened import end_ids, mesh_of, open_model, tokenizer_file
 from megalm.generation.options import Options
 from megalm.generation.reader import SequenceReader
+from megalm.generation.target_reader import TargetReader
 from megalm.launcher.placement import Placement
+from megalm.training.seq2seq import framing_of
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,22 @@ def run(request: Request, placement: Placement) -> int:
         tokenizer = None if file is None else open_tokenizer(file)
         prompts = _encoded(request, tokenizer)
         _check(prompts, request.options, model)
-        ending = Ending(end_ids(model.config, tokenizer), request.stop_texts, tokenizer)
+        framing = framing_of(model.config, SpecialTokens.of(file)) if model.reads_sources else None
+        ends = end_ids(model.config, tokenizer) if framing is None else [framing.end]
+        ending = Ending(ends, request.stop_texts, tokenizer)
         printer = _Printer(request, tokenizer, ending, silent=mesh.rank > 0)
-        reader = SequenceReader(model, request.options.max_new_tokens)
         size = request.batch_size or len(prompts)
         for first in range(0, len(prompts), size):
 
             def told(prompt: int, tokens: Sequence[int], first: int = first) -> None:
                 printer.hear(first + prompt, tokens)
 
-            found = generate(reader, prompts[first : first + size], request.options, ending, told, first)
+            begun = prompts[first : first + size]
+            reader: Reader = SequenceReader(model, request.options.max_new_tokens)
+            if framing is not None:
+                sources = begun if request.prompt_ids else [framing.around(np.array(ids)).tolist() for ids in begun]
+                reader, begun = TargetReader(model, sources), [[framing.start]] * len(sources)
+            found = generate(reader, begun, request.options, ending, told, first)
             for number, tokens in enumerate(found):
                 printer.end(first + number, tokens)
     return 0
@@ -82,7 +92,7 @@ def _encoded(request: Request, tokenizer: Tokenizer | None) -> list[list[int]]:
 
 def _check(prompts: Sequence[Sequence[int]], options: Options, model: LanguageModel) -> None:
     """Refuse prompts that the model cannot read."""
-    vocab_size, most = model.config.model.vocab_size, model.config.model.longest_sequence
+    vocab_size, most = model.config.model.vocab_size, model.longest
     for number, tokens in enumerate(prompts):
         if not tokens:
             raise UserError(f"prompt {number} has no tokens, and there is nothing to continue; give it some text.")
@@ -92,11 +102,22 @@ def _check(prompts: Sequence[Sequence[int]], options: Options, model: LanguageMo
                 f"prompt {number} has token {worst if worst >= vocab_size else min(tokens)}, and the model knows 0 to "
                 f"{vocab_size - 1}; give its own tokenizer, or other ids."
             )
-        if most is not None and len(tokens) + options.max_new_tokens > most:
+        if model.reads_sources:
+            _check_sizes(number, len(tokens), options.max_new_tokens, most)
+        elif most is not None and len(tokens) + options.max_new_tokens > most:
             raise UserError(
                 f"prompt {number} has {len(tokens)} tokens, and {options.max_new_tokens} new ones would make more than "
                 f"the {most} positions of the model; shorten it, or lower --max-new-tokens."
             )
+
+
+def _check_sizes(number: int, length: int, max_new_tokens: int, most: int | None) -> None:
+    """Refuse a source or a target that has no positions; each has its own, with what frames it."""
+    if most is not None and max(length, max_new_tokens) + 2 > most:
+        raise UserError(
+            f"prompt {number} has {length} tokens and may get {max_new_tokens} new ones, and the model has {most} "
+            "positions for each, of which two are for the tokens around a text; shorten it, or lower --max-new-tokens."
+        )
 
 
 class _Printer:

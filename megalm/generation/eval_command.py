@@ -44,7 +44,12 @@ def run(question: Question, placement: Placement) -> int:
     """
     with mesh_of(question.overrides, placement) as mesh:
         model = open_model(question.directory, question.overrides, mesh)
-        most = model.config.model.longest_sequence
+        if model.reads_sources:
+            raise UserError(
+                f"megalm eval predicts each token of a text, and model.family={model.config.model.family} reads one "
+                "text to say another; its held-out loss is in its run's metrics."
+            )
+        most = model.longest
         length = question.window or model.config.train.seq_length
         stride = question.stride or length
         if most is not None and length > most:

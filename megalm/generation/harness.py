@@ -44,7 +44,7 @@ class Answers:
         """See the class."""
         super().__init__()  # the harness's own, which stands behind this one
         self._model, self._tokenizer, self._end_id, self._batch_size = model, tokenizer, end_id, batch_size
-        self._most = model.config.model.max_position_embeddings
+        self._most = model.longest or model.config.train.seq_length
 
     def loglikelihood(self, requests: Sequence[Request], **_: Any) -> list[tuple[float, bool]]:
         """Return, for each (context, continuation), its log probability and whether it is the greedy one."""
@@ -140,6 +140,8 @@ def harness_model(
     """
     base = _harness()
     model = open_model(directory, [] if precision is None else [f"train.precision={precision}"], Mesh.alone())
+    if model.reads_sources:
+        raise UserError(f"{directory} holds an encoder-decoder, which gives no likelihood of one text; name a decoder.")
     file = tokenizer_file(model.config, directory, tokenizer)
     if file is None:
         raise UserError(f"{directory}: the tokenizer of its run is not there; name it.")

@@ -11,6 +11,7 @@ from megalm.checkpoint.checkpoint import Checkpoint
 from megalm.errors import UserError
 from megalm.mesh import Mesh
 from megalm.models.config import ModelConfig
+from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.parallel.pipeline.engine import Engine
 from megalm.parallel.pipeline.flow import Flow
 from megalm.parallel.pipeline.stage import Stage
@@ -60,6 +61,17 @@ class LanguageModel:
         self._program = Programs(config.pipeline, holders, config.layout.pp, self._part.num_blocks).evaluation(1)
         self._last = last in asked
         self._columns = slice(*vocab_ranges(config.model.vocab_size, mesh.tp.size)[mesh.tp.rank])
+
+    @property
+    def reads_sources(self) -> bool:
+        """Whether it is an encoder-decoder, whose micro-batches need a source."""
+        return self.config.model.family in ENCODER_DECODERS
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sequence; ``None`` where there is none, or only a user's own builder knows it."""
+        config = self.config.model
+        return None if ":" in config.family else config.longest_sequence
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take the weights of a checkpoint, saved at any layout and in any precision.

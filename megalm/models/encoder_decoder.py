@@ -127,6 +127,10 @@ class Head(nn.Module):
         rows: Tensor = self.end(flow[DECODER], batch) * self.scale
         return rows
 
+    def logits(self, flow: Rows, batch: MicroBatch) -> Tensor:
+        """Return this rank's columns of the logits [places, local vocabulary] of whole rows: where there is a label."""
+        return self.lm_head.logits(self.rows(flow, batch)[batch.asked_bs.flatten()])
+
 
 class EncoderDecoder(nn.Module):
     """Embeddings, both stacks and the head.

@@ -35,13 +35,13 @@ def trained(directory: Path, name: str, **sections: Mapping[str, Any]) -> tuple[
     return config, state.model.eval()
 
 
-def bytes_tokenizer() -> Tokenizer:
-    """Return a tokenizer with a token a byte and, as number 256, the end of a document."""
+def bytes_tokenizer(*special: str) -> Tokenizer:
+    """Return a tokenizer with a token a byte and, from number 256, special tokens: the end of a document, if none."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(["<|endoftext|>"])
+    made.add_special_tokens(list(special or ("<|endoftext|>",)))
     return made
 
 
