@@ -77,6 +77,18 @@ def _roberta(layers: int, hidden: int, heads: int) -> dict[str, Any]:
     }
 
 
+def _t5(layers: int, hidden: int, heads: int, intermediate: int) -> dict[str, Any]:
+    return {
+        "family": "t5",
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "head_dim": 64,
+        "intermediate_size": intermediate,
+        "vocab_size": 32128,
+    }
+
+
 PRESETS: Mapping[str, dict[str, Any]] = {
     "gpt2-124m": _gpt2(12, 768, 12),
     "gpt2-355m": _gpt2(24, 1024, 16),
@@ -99,6 +111,17 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     "bert-large-uncased": _bert(24, 1024, 16),
     "roberta-base": _roberta(12, 768, 12),
     "roberta-large": _roberta(24, 1024, 16),
+    "t5-small": _t5(6, 512, 8, 2048),
+    "t5-base": _t5(12, 768, 12, 3072),
+    "bart-base": {
+        "family": "bart",
+        "num_hidden_layers": 6,
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "vocab_size": 50265,
+        "max_position_embeddings": 1024,
+    },
 }
 """By name; sources: Radford et al. 2019, Brown et al. 2020 table 2.1, Biderman et al. 2023, Black et al. 2022,
-Touvron et al. 2023, Grattafiori et al. 2024, Devlin et al. 2019, Liu et al. 2019."""
+Touvron et al. 2023, Grattafiori et al. 2024, Devlin et al. 2019, Liu et al. 2019,
+Raffel et al. 2020, Lewis et al. 2020."""

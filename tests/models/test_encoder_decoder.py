@@ -13,10 +13,12 @@ from torch import Tensor
 
 from megalm.batch import IGNORED, MicroBatch, Source
 from megalm.mesh import Axis, Mesh
+from megalm.models.config import ModelConfig
 from megalm.models.encoder_decoder_shape import RelativeShape
 from megalm.models.relative_bias import RelativeBias
 from megalm.run_config import RunConfig
 from megalm.training.build import TrainingState, build_state
+from megalm.training.model import whole_model
 from megalm.validation import validate
 from tests.models.hugging_face_bart import bart
 from tests.models.hugging_face_bart import renamed as bart_names
@@ -180,3 +182,13 @@ def test_buckets(causal: bool, num_buckets: int, max_distance: int) -> None:
     distances = torch.arange(-700, 700)
     expected = T5Attention._relative_position_bucket(distances, not causal, num_buckets, max_distance)
     assert torch.equal(bias.buckets(distances), expected)
+
+
+PUBLISHED = {"t5-small": 60_506_624, "t5-base": 222_903_552, "bart-base": 139_420_416}
+
+
+@pytest.mark.parametrize(("preset", "parameters"), PUBLISHED.items())
+def test_published_sizes(preset: str, parameters: int) -> None:
+    """Of BART's the numbers added to the logits, which are never learned, do not count."""
+    model = whole_model(ModelConfig.model_validate({"preset": preset}))
+    assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == parameters
