@@ -3,8 +3,10 @@
 import argparse
 import email
 import json
+import logging
 import math
 import os
+import xml.dom
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ SMALL = ("train.steps=10", "train.eval_every=3", "train.seq_length=128", "lr_sch
 
 def run(tmp_path: Path, name: str, kind: Any, *small: str) -> list[dict[str, Any]]:
     """Train an example for ten steps on a few files, or as it stands on all; return its rows of metrics."""
-    package = sorted(Path(email.__file__).parent.glob("*.py"))
-    sources = ["python-stdlib"] if FULL else [argparse.__file__, *map(str, package)]
+    packages = [
+        path for module in (email, logging, xml.dom) for path in sorted(Path(str(module.__file__)).parent.glob("*.py"))
+    ]
+    sources = ["python-stdlib"] if FULL else [argparse.__file__, *map(str, packages)]
     prepare(sources, tmp_path / "data", 4096 if FULL else 600, records=kind, validation=0.02 if FULL else 0.1)
     words = [f"run.dir={tmp_path / 'run'}", f"data.train.0.path={tmp_path / 'data'}", *(() if FULL else small)]
     told = megalm("train", f"examples/{name}.yaml", *words)
