@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -77,8 +77,7 @@ def dotted_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
     for name, field in zip(keys_of(section), section.model_fields.values(), strict=True):
         yield prefix + name
         if name in below:
-            is_list = field.annotation is not below[name]
-            yield from dotted_keys(below[name], f"{prefix}{name}.{'0.' if is_list else ''}")
+            yield from dotted_keys(below[name], f"{prefix}{name}.{'0.' if _has_list(field.annotation) else ''}")
 
 
 def _sections_below(section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
@@ -92,6 +91,10 @@ def _section_in(annotation: Any) -> type[Section] | None:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     return next((found for part in get_args(annotation) if (found := _section_in(part)) is not None), None)
+
+
+def _has_list(annotation: Any) -> bool:
+    return get_origin(annotation) is list or any(map(_has_list, get_args(annotation)))
 
 
 def _sentence(section: type[Section], tree: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> str:

@@ -45,7 +45,7 @@ def run_file_reference() -> str:
 
 
 def _tables(schema: Schema, name: str, section: Schema) -> Iterator[str]:
-    """Yield the table of a section's keys, then those of the sections in its lists."""
+    """Yield the table of a section's keys, then those of the sections in them."""
     required = section.get("required", [])
     rows = ["| key | value | default | what it does |", "|---|---|---|---|"]
     below = []
@@ -54,10 +54,13 @@ def _tables(schema: Schema, name: str, section: Schema) -> Iterator[str]:
         description = _one_line(value.get("description", "")).replace("|", "\\|")
         rows.append(f"| `{name}.{key}` | {_type(value)} | {default} | {description} |")
         if "$ref" in value.get("items", {}):
-            below.append((f"{name}.{key}[]", _resolved(schema, value["items"])))
+            below.append((f"{name}.{key}[]", "Each entry of", _resolved(schema, value["items"])))
+        below += [
+            (f"{name}.{key}", "The keys of", _resolved(schema, one)) for one in value.get("anyOf", []) if "$ref" in one
+        ]
     yield "\n".join(rows) + "\n"
-    for path, entry in below:
-        yield f"Each entry of `{path}`:\n"
+    for path, what, entry in below:
+        yield f"{what} `{path}`:\n"
         yield from _tables(schema, path, entry)
 
 
