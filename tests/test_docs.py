@@ -30,8 +30,8 @@ def known_keys(schema: dict[str, Any], path: str = "") -> Iterator[str]:
     """Yield every key of the run file; those of a list's entries without their position."""
     for name, value in schema.get("properties", {}).items():
         yield f"{path}{name}"
-        reference = value.get("$ref") or value.get("items", {}).get("$ref")
-        if reference:
+        forms = (value, value.get("items", {}), *value.get("anyOf", ()))
+        for reference in (form["$ref"] for form in forms if "$ref" in form):
             yield from known_keys(root_schema()["$defs"][reference.rpartition("/")[2]], f"{path}{name}.")
 
 
