@@ -3,6 +3,7 @@
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,12 @@ def write_directory(directory: Path, train: list[int], validation: list[int], di
     directory.mkdir()
     write_pair(directory / "train", train)
     write_pair(directory / "validation", validation, first=500)
-    counts = {"train_documents": 1, "train_tokens": 1, "validation_documents": 1, "validation_tokens": 1}
+    counts: dict[str, Any] = {
+        "train_documents": 1,
+        "train_tokens": 1,
+        "validation_documents": 1,
+        "validation_tokens": 1,
+    }
     meta = Meta(format=1, vocab_size=900, eos_token="e", eos_id=0, dtype="uint16", tokenizer_digest=digest, **counts)
     (directory / "meta.json").write_text(meta.model_dump_json())
     return directory

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_split_and_to_device_keep_every_field() -> None:
 def test_every_tensor_of_a_micro_batch_is_mapped_those_of_the_source_too() -> None:
     numbers = torch.arange(6).view(2, 3)
     source = Source(numbers, numbers + 1, numbers + 2, numbers + 3)
-    tensors = {name: numbers + 10 * place for place, name in enumerate((*TENSORS, "segments_bs"))}
+    tensors: dict[str, Any] = {name: numbers + 10 * place for place, name in enumerate((*TENSORS, "segments_bs"))}
     batch = MicroBatch(**tensors, classes_b=numbers[:, 0], loss_scale=0.5, class_loss_scale=0.25, source=source)
     (first, second) = split(batch, 1)
     for name in (*tensors, "classes_b"):
