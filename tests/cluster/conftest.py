@@ -13,7 +13,7 @@ from tests.cluster.slurm import Slurm
 from tests.cluster.ssh import Ssh
 from tests.reference import Reference
 
-STEPS, PAIR_STEPS = 40, 120
+STEPS, PAIR_STEPS = 40, 300
 """Of the runs that tests share; the second is cheap, and lasts while nodes go."""
 SECTIONS = {"run": {"timeout": 60}, "checkpoint": {"every": 10, "before_limit": 20}}
 SEARCHED = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
