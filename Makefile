@@ -23,12 +23,11 @@ train:
 	@test -f $(CORPUS)/meta.json || $(BIN)/megalm data prepare python-stdlib --output $(CORPUS) --vocab-size 4096
 	@$(BIN)/megalm train examples/quickstart.yaml
 
-# Two files at a time, since most tests keep one core busy, or wait; those of whole clusters by themselves.
-TEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+# Most tests keep one core busy, or wait: two files at a time; those of whole clusters want the machine for themselves.
 test: check
 	@failed=0; \
-	$(TEST) --ignore=tests/cluster || failed=1; \
-	$(TEST) tests/cluster || failed=1; \
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/cluster || failed=1; \
+	$(BIN)/python -m pytest tests/cluster || failed=1; \
 	exit $$failed
 
 test-full: export MEGALM_TEST_FULL=1
