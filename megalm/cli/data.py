@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from megalm.data.prepare import prepare as prepare_corpus
 from megalm.data.records import Kind
 from megalm.launcher.exit_codes import INTERRUPTED
 
@@ -82,6 +81,8 @@ def prepare(
 
     Interrupted in any way, the same command goes on where it was. The output does not depend on the number of workers.
     """
+    from megalm.data.prepare import prepare as prepare_corpus
+
     try:
         report = prepare_corpus(
             sources,
