@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.generation.measure import Case, Shape, Side, megalm_side, tokens_per_s, transformers_side
+from benchmarks.machine import machine
 
 ROOT = Path(__file__).parents[2]
 LEAST_RATIO = 0.8
@@ -36,7 +36,7 @@ def main() -> int:
     found = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python -m benchmarks.generation {' '.join(sys.argv[1:])}".strip(),
-        "machine": machine(),
+        "machine": {**machine(), "torch": torch.__version__, "transformers": version("transformers")},
         "threads": arguments.threads,
         "load_average": os.getloadavg(),
         "shape": vars(shape),
@@ -60,19 +60,6 @@ def measured(case: Case, shape: Shape, sides: dict[str, Side], num_pairs: int) -
     told = ", ".join(f"{name} {median(speeds):.1f} tokens/s" for name, speeds in readings.items())
     print(f"batch of {case.batch_size}: {told}, ratio {ratio:.2f} (at least {LEAST_RATIO})", flush=True)
     return {**vars(case), "tokens_per_s": readings, "ratio": ratio, "holds": ratio >= LEAST_RATIO}
-
-
-def machine() -> dict[str, Any]:
-    """Return what the numbers depend on beside the code."""
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    return {
-        "cpu": next((line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")), "unknown"),
-        "cores": sum(line.startswith("processor") for line in cpuinfo),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-    }
 
 
 if __name__ == "__main__":

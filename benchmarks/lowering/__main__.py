@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lowering.measure import CASES, Case, Measurement, measure
+from benchmarks.machine import machine
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,17 +72,6 @@ def summary(case: Case, found: dict[str, Any]) -> str:
         f"{found['slowest_seconds']:.2f} s (at most {case.most_seconds:g}), "
         f"{found['highest_peak_mib']:.0f} MiB (at most {case.most_mib:g}): {'holds' if found['holds'] else 'FAILS'}"
     )
-
-
-def machine() -> dict[str, Any]:
-    """Return what the numbers depend on beside the code."""
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    return {
-        "cpu": next((line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")), "unknown"),
-        "cores": sum(line.startswith("processor") for line in cpuinfo),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
 
 
 if __name__ == "__main__":

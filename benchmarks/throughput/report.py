@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
+from benchmarks.machine import machine as hardware
 from benchmarks.throughput import overhead
 from benchmarks.throughput.claims import Claim, Measurement, medians, ratios
 from benchmarks.throughput.overhead import Overhead
@@ -22,14 +22,11 @@ UNITS = {"tokens_per_s": "tokens/s", "tokens_per_cpu_s": "tokens/CPU-s", "peak_m
 
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on beside the code."""
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")), "unknown")
+    found = hardware()
     return {
-        "cpu": model,
-        "cores": sum(line.startswith("processor") for line in cpuinfo),
+        **found,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
-        "python": platform.python_version(),
+        "system": f"{found['system']}, {' '.join(platform.libc_ver())}",
         "torch": torch.__version__,
         "megatron-core": version("megatron-core"),
     }
