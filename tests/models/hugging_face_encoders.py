@@ -1,32 +1,12 @@
 """Hugging Face's model of an encoder's section, and megalm's tensors as it names them."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from megalm.models.config import ModelConfig
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here needs the network, and nothing may reach for it
-
-LAYER = {
-    "self_attn.q_proj": "attention.self.query",
-    "self_attn.k_proj": "attention.self.key",
-    "self_attn.v_proj": "attention.self.value",
-    "self_attn.o_proj": "attention.output.dense",
-    "self_attn_layer_norm": "attention.output.LayerNorm",
-    "mlp.up_proj": "intermediate.dense",
-    "mlp.down_proj": "output.dense",
-    "final_layer_norm": "output.LayerNorm",
-}
-BERT_HEADS = {
-    "lm_head.dense": "cls.predictions.transform.dense",
-    "lm_head.norm": "cls.predictions.transform.LayerNorm",
-    "pair_head.pooler": "bert.pooler.dense",
-    "pair_head.classifier": "cls.seq_relationship",
-}
-ROBERTA_HEADS = {"lm_head.dense": "lm_head.dense", "lm_head.norm": "lm_head.layer_norm"}
+from tests.models import hugging_face
 
 
 def encoder_of(config: ModelConfig, values: Mapping[str, Tensor], *, pairs: bool) -> nn.Module:
@@ -64,26 +44,13 @@ def encoder_of(config: ModelConfig, values: Mapping[str, Tensor], *, pairs: bool
 
 
 def renamed(config: ModelConfig, tensors: Mapping[str, Tensor], *, pairs: bool) -> dict[str, Tensor]:
-    """Return values or gradients, given under megalm's names, under Hugging Face's."""
-    base, heads = config.family, ROBERTA_HEADS if config.family == "roberta" else BERT_HEADS
-    decoder = "lm_head" if config.family == "roberta" else "cls.predictions"
-    names = {
-        "model.embedding.embed_tokens": f"{base}.embeddings.word_embeddings",
-        "model.embedding.embed_positions": f"{base}.embeddings.position_embeddings",
-        "model.embedding.embed_segments": f"{base}.embeddings.token_type_embeddings",
-        "model.embedding.norm": f"{base}.embeddings.LayerNorm",
-        **heads,
-    }
-    for layer in range(config.num_hidden_layers):
-        names.update(
-            {f"model.layers.{layer}.{ours}": f"{base}.encoder.layer.{layer}.{their}" for ours, their in LAYER.items()}
-        )
-    found = {}
+    """Return values or gradients, given under megalm's names, under Hugging Face's; an untied head's under its own."""
+    tied = config.model_copy(update={"tie_word_embeddings": True})
+    decoder = "lm_head.decoder" if config.family == "roberta" else "cls.predictions.decoder"
+    shared, own = {}, {}
     for name, tensor in tensors.items():
-        module, _, part = name.rpartition(".")
-        if module == "lm_head.decoder":
-            tied = config.tie_word_embeddings
-            found[f"{decoder}.bias" if part == "bias" and tied else f"{decoder}.decoder.{part}"] = tensor
-        elif pairs or not module.startswith("pair_head"):
-            found[f"{names[module]}.{part}"] = tensor
-    return found
+        if name.startswith("lm_head.decoder.") and not config.tie_word_embeddings:
+            own[name.replace("lm_head.decoder", decoder)] = tensor
+        elif pairs or not name.startswith("pair_head"):
+            shared[name] = tensor
+    return {**hugging_face.renamed(tied, shared), **own}

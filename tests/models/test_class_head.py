@@ -13,7 +13,7 @@ from megalm.parallel.tensor.region import Region
 from megalm.run_config import RunConfig
 from megalm.training.build import build_state, named_parameters
 from megalm.validation import validate
-from tests.models import hugging_face, hugging_face_encoders
+from tests.models import hugging_face
 
 LENGTHS = torch.tensor([7, 3, 5, 1])
 CLASSES = torch.tensor([2, 0, 1, 2])
@@ -64,10 +64,7 @@ def bert(config: RunConfig, values: dict[str, Tensor]) -> tuple[nn.Module, dict[
 def theirs(config: RunConfig, tensors: dict[str, Tensor], heads: dict[str, str]) -> dict[str, Tensor]:
     """Return values or gradients under transformers' names."""
     below = {name: tensor for name, tensor in tensors.items() if name not in heads}
-    if config.model.family == "gpt2":
-        found = hugging_face.renamed(config.model.model_copy(update={"num_labels": None}), below)
-    else:
-        found = hugging_face_encoders.renamed(config.model, below, pairs=True)
+    found = hugging_face.renamed(config.model.model_copy(update={"num_labels": None}), below)
     return {**found, **{their: tensors[ours] for ours, their in heads.items()}}
 
 
