@@ -20,13 +20,13 @@ def evaluate(state: Backend, config: RunConfig, held_out: ValidationData) -> dic
     size = config.train.global_batch_size
     num_batches = min(config.train.eval_batches, -(-held_out.num_samples // size))
     batch_sizes = [min(size, held_out.num_samples - step * size) for step in range(num_batches)]
-    valid = feed.count_held_out(batch_sizes)
+    valid, batches = feed.held_out(batch_sizes)
     total = 0.0
     state.model.eval()
     state.mesh.marker.enter("evaluating")
     with counted(state.model.modules()) as said_cc:
-        for step, batch_size in enumerate(batch_sizes):
-            loss = state.evaluate(feed.evaluation_step(step, batch_size, valid)).cpu()
+        for microbatches in batches:
+            loss = state.evaluate(microbatches).cpu()
             collectives.all_reduce(loss, state.mesh.data, scalar=True)
             total += collectives.all_reduce(loss, state.mesh.pp, scalar=True).item()
     state.model.train()

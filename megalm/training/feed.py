@@ -1,6 +1,6 @@
 """From samples to the micro-batches of one rank."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -95,25 +95,26 @@ class Feed:
         scaled = count_valid([share], self._mesh.data).mean_of(share)
         return split(to_device(scaled, self._mesh.device), self._micro_batch_size)
 
-    def count_held_out(self, batch_sizes: Sequence[int]) -> "Valid":
-        """Return what is learned of the first held-out batches, of so many samples each."""
-        shares = (self._share(step, batch_size) for step, batch_size in enumerate(batch_sizes))
-        return count_valid(shares, self._mesh.data)
+    def held_out(self, batch_sizes: Sequence[int]) -> tuple["Valid", Iterator[list[MicroBatch]]]:
+        """Return what is learned of the first held-out batches, and this rank's micro-batches of each.
 
-    def evaluation_step(self, step: int, batch_size: int, valid: "Valid") -> list[MicroBatch]:
-        """Return this rank's micro-batches of a held-out batch of ``batch_size`` samples.
-
+        The losses of all are a mean together, so all are read before the first is given; the device has one at a time.
         All data ranks have as many micro-batches, as ranks that gather parameters together must: one whose samples end
         earlier goes on with a sample of which nothing is learned.
 
         Args:
-            step: which batch.
-            batch_size: its samples.
-            valid: of all batches that the mean loss is taken over.
+            batch_sizes: the samples of each batch.
         """
+        shares = [self._share(step, batch_size) for step, batch_size in enumerate(batch_sizes)]
+        valid = count_valid(shares, self._mesh.data)
+        return valid, (
+            self._even_parts(step, batch_size, share, valid)
+            for step, (batch_size, share) in enumerate(zip(batch_sizes, shares, strict=True))
+        )
+
+    def _even_parts(self, step: int, batch_size: int, share: MicroBatch, valid: "Valid") -> list[MicroBatch]:
         size = self._micro_batch_size
-        share = valid.mean_of(self._share(step, batch_size))
-        found = split(to_device(share, self._mesh.device), size)
+        found = split(to_device(valid.mean_of(share), self._mesh.device), size)
         missing = -(-self._per_rank(batch_size) // size) - len(found)
         if missing:
             filler = valid.mean_of(unlearned(self._micro_batch(step, 0, 1)))
