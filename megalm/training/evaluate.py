@@ -7,16 +7,16 @@ from megalm.data.loader import ValidationData
 from megalm.models.class_head import counted
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
-from megalm.training.feed import Feed, objective_of
+from megalm.training.feed import Feed, Objective
 
 
-def evaluate(state: Backend, config: RunConfig, held_out: ValidationData) -> dict[str, float]:
+def evaluate(state: Backend, config: RunConfig, held_out: ValidationData, objective: Objective) -> dict[str, float]:
     """Return ``val_loss``, the mean loss of what is held out; nothing where nothing is.
 
     Where samples have classes also ``val_accuracy`` and ``val_f1``, the mean over the classes. The same samples
     are read every time: the first ``train.eval_batches`` global batches of the held-out split.
     """
-    feed = Feed(config, state.mesh, held_out, objective_of(config))
+    feed = Feed(config, state.mesh, held_out, objective)
     size = config.train.global_batch_size
     num_batches = min(config.train.eval_batches, -(-held_out.num_samples // size))
     batch_sizes = [min(size, held_out.num_samples - step * size) for step in range(num_batches)]

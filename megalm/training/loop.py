@@ -187,7 +187,7 @@ class _Run:
             "vocab_size": self.config.model.vocab_size,
             "seed": self.config.run.seed,
         }
-        cut = cut_of(self.config)
+        cut, self.objective = cut_of(self.config), objective_of(self.config)
         enter("opening data")
         self.source = TrainingData(self.config.data, cut=cut, **settings)
         self.held_out = ValidationData(self.config.data, cut=cut, **settings)
@@ -198,7 +198,7 @@ class _Run:
         enter("loading")
         self._start_from(state, newest)
         self.story.begin(state, resumed=newest is not None)
-        feed = Feed(self.config, self.mesh, self.source, objective_of(self.config))
+        feed = Feed(self.config, self.mesh, self.source, self.objective)
         run_dir = Path(self.config.run.dir) if self.config.run.trace else None
         engine = state.engine if isinstance(state, TrainingState) else None
         with traced(run_dir, self.mesh, engine) as end_of_step:
@@ -279,7 +279,7 @@ class _Run:
         every = self.config.train.eval_every
         if not every or (report.step % every and report.step != self.last_step):
             return {}
-        return evaluate(state, self.config, self.held_out)
+        return evaluate(state, self.config, self.held_out, self.objective)
 
     def _preempt(self, state: Backend, reason: str) -> None:
         """Save what is not saved yet, and say why the run ends here."""

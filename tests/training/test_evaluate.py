@@ -12,7 +12,7 @@ from megalm.objectives.classify import Classify
 from megalm.run_config import RunConfig
 from megalm.training.build import build_model, build_state
 from megalm.training.evaluate import accuracy, evaluate, macro_f1
-from megalm.training.feed import cut_of
+from megalm.training.feed import cut_of, objective_of
 from tests.data.test_record_cuts import Parts, corpus
 from tests.ranks import RankContext, RankPool
 from tests.verify.runs import LLAMA, VOCAB_SIZE, run_file
@@ -35,7 +35,7 @@ def held_out(config: RunConfig) -> ValidationData:
 
 def evaluated(context: RankContext | None, config: RunConfig) -> dict[str, float]:
     mesh = Mesh.alone() if context is None else Mesh.build(config.layout, timeout_s=30)
-    return evaluate(build_state(config, mesh), config, held_out(config))
+    return evaluate(build_state(config, mesh), config, held_out(config), objective_of(config))
 
 
 def run(prefix: str, **layout: int) -> RunConfig:
