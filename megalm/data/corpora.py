@@ -76,6 +76,17 @@ class Reading:
     seed: int
 
 
+def first_token(key: tuple[int, ...], epoch: int, spare: int) -> int:
+    """Return where the windows of an epoch begin, so that it is not always the same tail that is left over.
+
+    Args:
+        key: what it depends on beside the epoch; empty for windows that never move.
+        epoch: which.
+        spare: tokens that the windows leave over.
+    """
+    return keyed_words(1, *key, epoch)[0] % (spare + 1) if key else 0
+
+
 class WindowCorpus:
     """The windows of ``seq_length + 1`` tokens of a corpus on disk; neighbours share one token.
 
@@ -105,8 +116,10 @@ class WindowCorpus:
 
     def read(self, epoch: int, index: int) -> Sample:
         """See ``Samples.read``."""
-        offset = keyed_words(1, *self._key, epoch)[0] % (self._spare + 1) if self._key else 0
-        start, count = offset + index * self._reading.seq_length, self._reading.seq_length + 1
+        start, count = (
+            first_token(self._key, epoch, self._spare) + index * self._reading.seq_length,
+            self._reading.seq_length + 1,
+        )
         tokens = self._tokens.tokens(start, count)
         check_vocabulary(self._name, tokens, self._reading)
         return Sample(tokens, self._tokens.documents(start, count))

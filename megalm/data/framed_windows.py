@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from megalm.data.corpora import FIRST_LOOK, Reading, Sample, check_vocabulary
+from megalm.data.corpora import FIRST_LOOK, Reading, Sample, check_vocabulary, first_token
 from megalm.data.indexed import IndexedTokens
-from megalm.data.order import keyed_words
 from megalm.data.sentence_pairs import Frame
 from megalm.errors import UserError
 
@@ -38,8 +37,7 @@ class FramedWindows:
 
     def read(self, epoch: int, index: int) -> Sample:
         """See ``Samples.read``."""
-        offset = keyed_words(1, *self._key, epoch)[0] % (self._spare + 1) if self._key else 0
-        start = offset + index * self._room
+        start = first_token(self._key, epoch, self._spare) + index * self._room
         text = self._tokens.tokens(start, self._room)
         check_vocabulary(self._name, text, self._reading)
         documents = self._tokens.documents(start, self._room)

@@ -7,6 +7,7 @@ import torch
 from megalm.batch import IGNORED, MicroBatch
 from megalm.data.loader import Rows
 from megalm.errors import UserError
+from megalm.objectives.places import places_of
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Classify:
             ends_b = lengths_b.clamp(max=s - 1)
             tokens.scatter_(1, ends_b.unsqueeze(1), behind)
             lengths_b = ends_b + 1
-        places = torch.arange(s).expand(tokens.shape)
+        places, token_rows = places_of(rows, s)
         documents = torch.where(places < lengths_b.unsqueeze(1), 0, -1).to(torch.int32)
         return MicroBatch(
             tokens_bs=tokens,
             labels_bs=torch.full_like(tokens, IGNORED),
             positions_bs=places,
-            rows_bs=torch.from_numpy(rows.samples_b).unsqueeze(1) * s + places,
+            rows_bs=token_rows,
             loss_scale=0.0,
             documents_bs=documents,
             classes_b=torch.from_numpy(rows.numbers_b),

@@ -5,6 +5,7 @@ import torch
 from megalm.batch import IGNORED, MicroBatch
 from megalm.data.loader import Rows
 from megalm.objectives.documents import restarted
+from megalm.objectives.places import places_of
 
 
 def clm(rows: Rows, *, reset_attention: bool) -> MicroBatch:
@@ -16,9 +17,7 @@ def clm(rows: Rows, *, reset_attention: bool) -> MicroBatch:
             not asked for the next document's first.
     """
     tokens = torch.from_numpy(rows.tokens_bs)
-    b, s = tokens.shape[0], tokens.shape[1] - 1
-    places = torch.arange(s).expand(b, s)
-    token_rows = torch.from_numpy(rows.samples_b).unsqueeze(1) * s + places
+    places, token_rows = places_of(rows, tokens.shape[1] - 1)
     if not reset_attention:
         return MicroBatch(tokens[:, :-1], tokens[:, 1:], places, token_rows, loss_scale=1.0)
     documents = torch.from_numpy(rows.documents_bs)

@@ -7,6 +7,7 @@ from megalm.data.loader import Rows
 from megalm.data.records import Part
 from megalm.errors import UserError
 from megalm.objectives.documents import restarted
+from megalm.objectives.places import places_of
 
 
 def instruct(rows: Rows, *, reset_attention: bool) -> MicroBatch:
@@ -29,9 +30,7 @@ def instruct(rows: Rows, *, reset_attention: bool) -> MicroBatch:
         )
     tokens, documents = torch.from_numpy(rows.tokens_bs), torch.from_numpy(rows.documents_bs)
     asked = torch.from_numpy(rows.parts_bs) == int(Part.ASKED)
-    b, s = tokens.shape[0], tokens.shape[1] - 1
-    places = torch.arange(s).expand(b, s)
-    token_rows = torch.from_numpy(rows.samples_b).unsqueeze(1) * s + places
+    _, token_rows = places_of(rows, tokens.shape[1] - 1)
     learned = asked[:, 1:] & (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
     labels = tokens[:, 1:].masked_fill(~learned, IGNORED)
     positions = restarted(documents[:, :-1])

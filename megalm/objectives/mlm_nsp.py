@@ -12,6 +12,7 @@ from megalm.errors import UserError
 from megalm.objectives.documents import restarted
 from megalm.objectives.draws import Draws
 from megalm.objectives.masking import Masking
+from megalm.objectives.places import places_of
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,12 @@ class MlmNsp:
         tokens, documents = rows.tokens_bs[:, :-1], rows.documents_bs[:, :-1]
         begins = None if self.pieces is None else self.pieces.begins(tokens)
         read, hidden = self.masking(tokens, documents >= 0, begins, Draws(self.seed, rows.samples_b))
-        b, s = tokens.shape
-        places = torch.arange(s).expand(b, s)
+        places, token_rows = places_of(rows, tokens.shape[1])
         batch = MicroBatch(
             torch.from_numpy(read),
             torch.from_numpy(np.where(hidden, tokens, IGNORED)),
             places,
-            torch.from_numpy(rows.samples_b).unsqueeze(1) * s + places,
+            token_rows,
             loss_scale=1.0,
         )
         of_tokens = torch.from_numpy(documents)

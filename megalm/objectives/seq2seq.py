@@ -12,6 +12,7 @@ from torch import Tensor
 from megalm.batch import IGNORED, MicroBatch, Source
 from megalm.data.loader import Rows
 from megalm.objectives.draws import Draws
+from megalm.objectives.places import places_of
 
 Tokens = NDArray[np.int64]
 
@@ -79,9 +80,11 @@ class Seq2Seq:
         told_bs = said_bs.roll(1, 1)
         told_bs[:, 0] = self.framing.start
         labels_bs = said_bs if said_documents_bs is None else said_bs.masked_fill(said_documents_bs < 0, IGNORED)
-        source = Source(read_bs, *self._places(read_bs, rows), read_documents_bs)
+        source = Source(read_bs, *places_of(rows, read_bs.shape[1], self.longest), read_documents_bs)
         # Padding at the end of a target is after all that is learned, so that no query which is learned sees it.
-        return MicroBatch(told_bs, labels_bs, *self._places(told_bs, rows), loss_scale=1.0, source=source)
+        return MicroBatch(
+            told_bs, labels_bs, *places_of(rows, told_bs.shape[1], self.longest), loss_scale=1.0, source=source
+        )
 
     def _padded(self, sequences: Sequence[Tokens]) -> tuple[Tensor, Tensor | None]:
         """Return tokens [b, s], and documents [b, s] where there is padding."""
@@ -93,8 +96,3 @@ class Seq2Seq:
             documents_bs[row, : len(tokens)] = 0
         documents = torch.from_numpy(documents_bs) if (documents_bs < 0).any() else None
         return torch.from_numpy(padded_bs), documents
-
-    def _places(self, tokens_bs: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Return positions [b, s] and run-wide numbers [b, s]."""
-        positions_bs = torch.arange(tokens_bs.shape[1]).expand(tokens_bs.shape)
-        return positions_bs, torch.from_numpy(rows.samples_b).unsqueeze(1) * self.longest + positions_bs
