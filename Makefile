@@ -23,13 +23,16 @@ train:
 	@test -f $(CORPUS)/meta.json || $(BIN)/megalm data prepare python-stdlib --output $(CORPUS) --vocab-size 4096
 	@$(BIN)/megalm train examples/quickstart.yaml
 
-# Most tests keep one core busy, or wait: two files at a time, and what fails then has to pass by itself, since two pools
-# of gloo ranks now and then hang while they meet. Those of whole clusters want the machine for themselves.
+# Most tests keep one core busy, or wait, and those of clusters wait longer: two and three files at a time. What fails then
+# has to pass by itself, since two pools of gloo ranks now and then hang while they meet.
+PYTEST := $(BIN)/python -m pytest
+AGAIN := --last-failed --last-failed-no-failures=none
 test: check
 	@failed=0; \
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/cluster || \
-	$(BIN)/python -m pytest --last-failed --last-failed-no-failures=none --ignore=tests/cluster || failed=1; \
-	$(BIN)/python -m pytest tests/cluster || failed=1; \
+	$(PYTEST) --numprocesses=2 --dist=loadfile --ignore=tests/cluster || \
+	$(PYTEST) $(AGAIN) --ignore=tests/cluster || failed=1; \
+	$(PYTEST) --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/cluster || \
+	$(PYTEST) $(AGAIN) tests/cluster || failed=1; \
 	exit $$failed
 
 test-full: export MEGALM_TEST_FULL=1

@@ -1,5 +1,6 @@
 """A run of a small GPT-2, and what it comes to undisturbed on one machine."""
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,18 @@ class Reference(NamedTuple):
         assert done.returncode == 0, done.stderr
         reference.losses.extend(losses(reference.run_dir))
         return reference
+
+    @staticmethod
+    def once(folder: Path, steps: int, *, seconds: float, **sections: Any) -> "Reference":
+        """Make it, as above, unless another process has: the folder, named the same by all, may be there or not."""
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made = Reference(folder / "run.yaml", [])
+            if not (folder / "done").exists():
+                made = Reference.make(folder, steps, seconds=seconds, **sections)
+                (folder / "done").touch()
+            return made._replace(losses=losses(made.run_dir))
 
     @property
     def run_dir(self) -> Path:

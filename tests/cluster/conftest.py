@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -45,12 +46,19 @@ def ssh() -> Iterator[Ssh]:
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Return a short run of four ranks, dp=2 and tp=2, which megalm's own launcher has done on this machine."""
-    return Reference.make(tmp_path_factory.mktemp("reference"), STEPS, seconds=300, **SECTIONS)
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return a folder of all processes that run tests at once."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(shared: Path) -> Reference:
+    """Return a short run of four ranks, dp=2 and tp=2, which megalm's own launcher has done on this machine."""
+    return Reference.once(shared / "reference", STEPS, seconds=300, **SECTIONS)
+
+
+@pytest.fixture(scope="session")
+def pair(shared: Path) -> Reference:
     """Return the same run with two ranks, dp=2."""
-    return Reference.make(tmp_path_factory.mktemp("pair"), PAIR_STEPS, seconds=300, layout={"dp": 2}, **SECTIONS)
+    return Reference.once(shared / "pair", PAIR_STEPS, seconds=300, layout={"dp": 2}, **SECTIONS)

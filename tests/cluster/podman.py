@@ -19,6 +19,8 @@ PROGRAMS = ("docker", "docker-compose", "podman", "crun", "iptables")
 PACKAGES = "podman netavark aardvark-dns crun iptables mmdebstrap docker-compose"
 LOCK = Path("/run/lock/megalm-podman")
 """Held as long as an engine is up: its bridges have names of their own on this machine."""
+RUN = Path("/run/megalm-podman")
+"""What lasts as long as an engine: where the path has more than 50 characters, podman takes no ended container away."""
 BASE = "debian:bookworm-slim"
 CONTEXT = ("LICENSE", "README.md", "constraints.txt", "pyproject.toml", "setup.py", ".dockerignore")
 LIMIT = 4096
@@ -38,7 +40,7 @@ STORAGE_CONF = """
 [storage]
 driver = "overlay"
 graphroot = "{folder}/storage"
-runroot = "{folder}/run"
+runroot = "{run}"
 """
 SERVICE = """
 if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
@@ -78,7 +80,7 @@ class Engine:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         limits = ", ".join(f'"{name}={LIMIT}:{LIMIT}"' for name in ("nofile", "nproc"))
         for name, text in (("containers", CONTAINERS_CONF), ("storage", STORAGE_CONF)):
-            (self.folder / f"{name}.conf").write_text(text.format(folder=self.folder, limits=limits))
+            (self.folder / f"{name}.conf").write_text(text.format(folder=self.folder, run=RUN, limits=limits))
         env = {
             **os.environ,
             "CONTAINERS_CONF": str(self.folder / "containers.conf"),
@@ -104,7 +106,8 @@ class Engine:
             self.docker("rm", "--force", *containers)
         self._service.terminate()
         self._service.wait(timeout=30)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, RUN):
+            shutil.rmtree(folder, ignore_errors=True)
         self._lock.close()
 
     def docker(self, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
