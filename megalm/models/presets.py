@@ -101,7 +101,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     "pythia-160m": _neox(12, 768, 12, 50304),
     "pythia-410m": _neox(24, 1024, 16, 50304),
     "pythia-1.4b": _neox(24, 2048, 16, 50304),
-    "gpt-neox-20b": _neox(44, 6144, 64, 50432),
+    "gpt-neox-20b": {**_neox(44, 6144, 64, 50432), "hidden_act": "gelu_new"},
     "llama-1b": _llama3(16, 2048, 32, 8192, tied=True),
     "llama3-8b": _llama3(32, 4096, 32, 14336),
     "llama3-70b": _llama3(80, 8192, 64, 28672),

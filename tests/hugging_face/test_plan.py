@@ -12,7 +12,10 @@ from megalm.cli.main import run
 from megalm.hugging_face.importer import config_of
 from megalm.hugging_face.plan import shown
 from megalm.hugging_face.tables import counterpart
+from megalm.models.config import ModelConfig
+from megalm.models.config_json import FREE, model_fields
 from megalm.training.model import whole_specs
+from megalm.validation import validate
 from tests.hugging_face.directories import MODELS, built
 
 NEOX_20B: Mapping[str, Any] = {
@@ -43,6 +46,7 @@ NEOX_20B: Mapping[str, Any] = {
 BERT_BASE: Mapping[str, Any] = {
     "architectures": ["BertForMaskedLM"],
     "attention_probs_dropout_prob": 0.1,
+    "gradient_checkpointing": False,
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "hidden_size": 768,
@@ -54,7 +58,10 @@ BERT_BASE: Mapping[str, Any] = {
     "num_attention_heads": 12,
     "num_hidden_layers": 12,
     "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "transformers_version": "4.6.0.dev0",
     "type_vocab_size": 2,
+    "use_cache": True,
     "vocab_size": 30522,
 }
 """As published with the weights of bert-base-uncased (Devlin et al. 2019)."""
@@ -80,6 +87,16 @@ def theirs(kind: str, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def ours(source: Path) -> dict[str, tuple[int, ...]]:
     config = config_of(source).model
     return {region.name: region.shape for region in counterpart(config, whole_specs(config)).regions.values()}
+
+
+@pytest.mark.parametrize(
+    ("preset", "published"), [("gpt-neox-20b", NEOX_20B), ("bert-base-uncased", BERT_BASE)], ids=["neox", "bert"]
+)
+def test_presets_are_what_was_published(preset: str, published: Mapping[str, Any], tmp_path: Path) -> None:
+    """But for dropout, which a run chooses."""
+    found = model_fields(directory_of(published, tmp_path / "published"))
+    ours = validate(ModelConfig, {"preset": preset}).model_dump()
+    assert {name: value for name, value in found.items() if ours[name] != value and name not in FREE} == {}
 
 
 def test_gpt_neox_20b_has_the_parameters_that_transformers_builds(tmp_path: Path) -> None:
