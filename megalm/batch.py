@@ -60,6 +60,8 @@ class MicroBatch(_Tensors):
         segments_bs: int64 [b, s], to which part of its sample each token belongs, where the model is told.
         classes_b: int64 [b], what the model should say of each whole sample, where it is asked; ``IGNORED`` as above.
         class_loss_scale: as ``loss_scale``, of ``classes_b``.
+        judged_bs: bool [b, s], the tokens of which the model says whether they were replaced, where it is asked.
+        judged_loss_scale: as ``loss_scale``, of ``judged_bs``.
         source: what the encoder reads, of a model that has one.
         cache: what attention keeps of the tokens before these, where text is generated.
     """
@@ -73,6 +75,8 @@ class MicroBatch(_Tensors):
     segments_bs: Tensor | None = None
     classes_b: Tensor | None = None
     class_loss_scale: float = 0.0
+    judged_bs: Tensor | None = None
+    judged_loss_scale: float = 0.0
     source: Source | None = None
     cache: KeyValueCache | None = None
 
@@ -92,17 +96,24 @@ class MicroBatch(_Tensors):
         source = None if self.source is None else (tuple(self.source.tokens_bs.shape), self.source.documents_bs is None)
         return tuple(self.tokens_bs.shape), self.documents_bs is None, source
 
-    def scaled(self, factor: float, class_factor: float | None = None) -> "MicroBatch":
-        """Return the same with its losses multiplied: that of the tokens, and by as much that of the samples.
+    def scaled(
+        self, factor: float, class_factor: float | None = None, judged_factor: float | None = None
+    ) -> "MicroBatch":
+        """Return the same with its losses multiplied: that of the tokens, and by as much the others.
 
         Args:
             factor: of the tokens' loss.
             class_factor: of the samples' loss, where it is another one.
+            judged_factor: of the loss of what was judged, where it is another one.
         """
-        by = factor if class_factor is None else class_factor
-        return replace(self, loss_scale=self.loss_scale * factor, class_loss_scale=self.class_loss_scale * by)
+        return replace(
+            self,
+            loss_scale=self.loss_scale * factor,
+            class_loss_scale=self.class_loss_scale * (factor if class_factor is None else class_factor),
+            judged_loss_scale=self.judged_loss_scale * (factor if judged_factor is None else judged_factor),
+        )
 
     @property
     def learns(self) -> bool:
         """Whether anything is learned of the global batch that this is part of."""
-        return bool(self.loss_scale or self.class_loss_scale)
+        return bool(self.loss_scale or self.class_loss_scale or self.judged_loss_scale)

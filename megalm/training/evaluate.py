@@ -1,10 +1,12 @@
 """Mean loss on held-out samples, by the same engine as training, and how well samples are classified."""
 
+import torch
 from torch import Tensor
 
 from megalm import collectives
 from megalm.data.loader import ValidationData
 from megalm.models.class_head import counted
+from megalm.models.mean_loss import means, told
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.feed import Feed, Objective
@@ -13,8 +15,9 @@ from megalm.training.feed import Feed, Objective
 def evaluate(state: Backend, config: RunConfig, held_out: ValidationData, objective: Objective) -> dict[str, float]:
     """Return ``val_loss``, the mean loss of what is held out; nothing where nothing is.
 
-    Where samples have classes also ``val_accuracy`` and ``val_f1``, the mean over the classes. The same samples
-    are read every time: the first ``train.eval_batches`` global batches of the held-out split.
+    Where it is a weighted sum of several losses, also the mean of each; where samples have classes, or tokens are
+    judged, also ``val_accuracy`` and ``val_f1``, the mean over the classes. The same samples are read every time: the
+    first ``train.eval_batches`` global batches of the held-out split.
     """
     feed = Feed(config, state.mesh, held_out, objective)
     size = config.train.global_batch_size
@@ -24,7 +27,8 @@ def evaluate(state: Backend, config: RunConfig, held_out: ValidationData, object
     total = 0.0
     state.model.eval()
     state.mesh.marker.enter("evaluating")
-    with counted(state.model.modules()) as said_cc:
+    modules = list(state.model.modules())
+    with counted(modules) as said_cc, told(modules, state.mesh.device) as losses:
         for microbatches in batches:
             loss = state.evaluate(microbatches).cpu()
             collectives.all_reduce(loss, state.mesh.data, scalar=True)
@@ -32,11 +36,21 @@ def evaluate(state: Backend, config: RunConfig, held_out: ValidationData, object
     state.model.train()
     if not any(valid):
         return {}
-    if said_cc is None or not valid.samples:
-        return {"val_loss": total}
-    collectives.all_reduce(said_cc, state.mesh.data, scalar=True)
-    collectives.all_reduce(said_cc, state.mesh.pp, scalar=True)
-    return {"val_loss": total, "val_accuracy": accuracy(said_cc), "val_f1": macro_f1(said_cc)}
+    found = {"val_loss": total}
+    if losses:
+        sums = torch.stack([each.cpu() for each in losses.values()])
+        _over_ranks(state, sums)
+        found |= {f"val_loss_{name}": mean for name, mean in means(dict(zip(losses, sums, strict=True))).items()}
+    if said_cc is not None and (valid.samples or valid.judged):
+        _over_ranks(state, said_cc)
+        found |= {"val_accuracy": accuracy(said_cc), "val_f1": macro_f1(said_cc)}
+    return found
+
+
+def _over_ranks(state: Backend, sums: Tensor) -> None:
+    """Sum what the ranks have seen, each of its own part, in place."""
+    collectives.all_reduce(sums, state.mesh.data, scalar=True)
+    collectives.all_reduce(sums, state.mesh.pp, scalar=True)
 
 
 def accuracy(said_cc: Tensor) -> float:

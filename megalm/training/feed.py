@@ -139,33 +139,36 @@ class Valid(NamedTuple):
     Args:
         tokens: with a label.
         samples: with a class.
+        judged: tokens of which it is asked whether they were replaced.
     """
 
     tokens: int
     samples: int
+    judged: int = 0
 
     def mean_of(self, batch: MicroBatch) -> MicroBatch:
         """Scale the losses of a part so that those of all parts only need summing: each is a mean over what has it."""
-        return batch.scaled(1 / self.tokens if self.tokens else 0.0, 1 / self.samples if self.samples else 0.0)
+        return batch.scaled(*(1 / count if count else 0.0 for count in self))
 
 
 def count_valid(shares: Iterable[MicroBatch], data: Axis) -> Valid:
     """Return how much is learned of the global batches, of which this rank has ``shares``."""
-    tokens, samples, asks_classes = 0, 0, False
+    counts = {"tokens": 0}
     for share in shares:
-        tokens += int((share.labels_bs != IGNORED).sum())
+        counts["tokens"] += int((share.labels_bs != IGNORED).sum())
         if share.classes_b is not None:
-            samples += int((share.classes_b != IGNORED).sum())
-            asks_classes = True
-    counts = torch.tensor([tokens, samples] if asks_classes else [tokens])
-    found = collectives.all_reduce(counts, data, scalar=True).tolist()
-    return Valid(found[0], found[1] if asks_classes else 0)
+            counts["samples"] = counts.get("samples", 0) + int((share.classes_b != IGNORED).sum())
+        if share.judged_bs is not None:
+            counts["judged"] = counts.get("judged", 0) + int(share.judged_bs.sum())
+    found = collectives.all_reduce(torch.tensor(list(counts.values())), data, scalar=True).tolist()
+    return Valid(**{"samples": 0, **dict(zip(counts, found, strict=True))})
 
 
 def unlearned(batch: MicroBatch) -> MicroBatch:
     """Return the micro-batch with nothing to learn."""
     classes = None if batch.classes_b is None else torch.full_like(batch.classes_b, IGNORED)
-    return replace(batch, labels_bs=torch.full_like(batch.labels_bs, IGNORED), classes_b=classes)
+    judged = None if batch.judged_bs is None else torch.zeros_like(batch.judged_bs)
+    return replace(batch, labels_bs=torch.full_like(batch.labels_bs, IGNORED), classes_b=classes, judged_bs=judged)
 
 
 def split(share: MicroBatch, size: int) -> list[MicroBatch]:

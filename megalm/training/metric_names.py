@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from megalm.training.metrics import Row
+from megalm.training.metrics import MEANS, Row
 
 TRACKED_NAMES = MappingProxyType(
     {
@@ -23,4 +23,9 @@ TRACKED_NAMES = MappingProxyType(
 
 def tracked(row: Row) -> dict[str, float]:
     """Return the numbers of a row by their shown names; what the row does not know is left out."""
-    return {name: row[key] for key, name in TRACKED_NAMES.items() if row.get(key) is not None}
+    names = {key: _of_mean(key) for key in row if key.startswith(MEANS)}
+    return {name: row[key] for key, name in {**TRACKED_NAMES, **names}.items() if row.get(key) is not None}
+
+
+def _of_mean(key: str) -> str:
+    return f"val/{key.removeprefix('val_')}" if key.startswith("val_") else f"train/{key}"

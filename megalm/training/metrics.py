@@ -20,8 +20,11 @@ KEYS = ("step", "loss", "grad_norm", "lr", "tokens", "tokens_per_s", "step_time_
 
 HELD_OUT = ("val_loss", "val_accuracy", "val_f1")
 
+MEANS = ("loss_", "val_loss_")
+"""What the means of losses begin with, of which ``loss`` and ``val_loss`` are weighted sums; their names follow."""
+
 Row = Mapping[str, Any]
-"""One update: each of ``KEYS``, and on evaluated steps ``val_loss``, of a classifier all of ``HELD_OUT``."""
+"""One update: each of ``KEYS``, and on evaluated steps ``val_loss``, of a classifier all of ``HELD_OUT``; ``MEANS``."""
 
 
 class MetricsFile:

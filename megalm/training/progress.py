@@ -12,7 +12,7 @@ from rich import progress as rich_progress
 from rich.console import Console
 
 from megalm.training.line_file import LineFile
-from megalm.training.metrics import HELD_OUT, Row
+from megalm.training.metrics import HELD_OUT, MEANS, Row
 
 SECONDS_BETWEEN_REDRAWS = 0.1
 
@@ -24,8 +24,8 @@ def format_step(row: Row, total: int, eta_s: float) -> str:
         f"grad_norm {_number(row['grad_norm'], '.2f')} | lr {_number(row['lr'], '.1e')} | "
         f"tokens/s {_number(row['tokens_per_s'], '.0f')} | eta {timedelta(seconds=round(eta_s))}"
     )
-    held_out = [f"{name} {_number(row[name], '.4f')}" for name in HELD_OUT if row.get(name) is not None]
-    return " | ".join([line, *held_out])
+    more = [name for name in row if (name in HELD_OUT or name.startswith(MEANS)) and row[name] is not None]
+    return " | ".join([line, *(f"{name} {_number(row[name], '.4f')}" for name in more)])
 
 
 class Progress:

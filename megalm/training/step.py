@@ -1,8 +1,8 @@
 """One step of training."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from megalm import collectives
 from megalm.batch import MicroBatch
 from megalm.errors import TrainingError
+from megalm.models.mean_loss import means, told
 from megalm.training.backend import Backend
 
 
@@ -23,6 +24,7 @@ class StepReport:
         grad_norm: global gradient norm, before clipping.
         lr: learning rate used.
         updated: whether the parameters changed.
+        losses: the mean of each loss that ``loss`` is a weighted sum of, by name, where they are several.
     """
 
     step: int
@@ -30,6 +32,7 @@ class StepReport:
     grad_norm: float
     lr: float
     updated: bool
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_finite: bool = False) -> StepReport:
@@ -46,11 +49,12 @@ def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_f
     """
     marker = state.mesh.marker
     marker.enter("forward and backward")
-    partial_loss = state.run(microbatches)
+    with told(state.model.modules(), state.mesh.device) as partial_losses:
+        partial_loss = state.run(microbatches)
     marker.enter("clipping")
     grad_norm = state.clip()
     marker.enter("summing the loss")
-    loss, learned = _over_ranks(state, partial_loss, microbatches)
+    loss, learned, losses = _over_ranks(state, partial_loss, partial_losses, microbatches)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if not finite and not state.loss_scale.overflows() and not skip_non_finite:
         raise TrainingError(_what_is_not_finite(state, loss))
@@ -60,17 +64,21 @@ def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_f
         marker.enter("update")
         state.update(lr)
     state.step += 1
-    return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned)
+    return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned, losses=losses)
 
 
-def _over_ranks(state: Backend, partial_loss: Tensor, microbatches: Sequence[MicroBatch]) -> tuple[float, bool]:
-    """Return the global batch's loss and whether it has a token to learn from, the same on every rank."""
+def _over_ranks(
+    state: Backend, partial_loss: Tensor, partial_losses: Mapping[str, Tensor], microbatches: Sequence[MicroBatch]
+) -> tuple[float, bool, dict[str, float]]:
+    """Return the global batch's loss, whether it has a token to learn from, and ``means``, the same on every rank."""
     learned = any(microbatch.learns for microbatch in microbatches)
     partial_loss = partial_loss.cpu()
-    sums = torch.stack([partial_loss, partial_loss.new_tensor(learned)])
+    both = torch.stack([partial_loss, partial_loss.new_tensor(learned)])
+    sums = torch.cat([both, *(losses.cpu() for losses in partial_losses.values())])
     collectives.all_reduce(sums, state.mesh.data, scalar=True)
-    loss, learning_ranks = collectives.all_reduce(sums, state.mesh.pp, scalar=True).tolist()
-    return loss, learning_ranks > 0
+    collectives.all_reduce(sums, state.mesh.pp, scalar=True)
+    loss, learning_ranks = sums[:2].tolist()
+    return loss, learning_ranks > 0, means(dict(zip(partial_losses, sums[2:].view(-1, 2), strict=True)))
 
 
 def _what_is_not_finite(state: Backend, loss: float) -> str:

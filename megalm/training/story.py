@@ -121,6 +121,7 @@ class Story:
             "memory_gib": peak_memory_gib(torch.cuda.max_memory_allocated() if self._on_cuda else None),
             "mfu": self._mfu.at(tokens_per_s) if self._mfu else None,
         }
+        row.update({f"loss_{name}": mean for name, mean in report.losses.items()})
         row.update(held_out)
         self._metrics.write(row)
         self._progress.step(row)

@@ -159,13 +159,15 @@ def test_every_tensor_of_a_micro_batch_is_mapped_those_of_the_source_too() -> No
     numbers = torch.arange(6).view(2, 3)
     source = Source(numbers, numbers + 1, numbers + 2, numbers + 3)
     tensors: dict[str, Any] = {name: numbers + 10 * place for place, name in enumerate((*TENSORS, "segments_bs"))}
-    batch = MicroBatch(**tensors, classes_b=numbers[:, 0], loss_scale=0.5, class_loss_scale=0.25, source=source)
+    of_samples: dict[str, Any] = {"classes_b": numbers[:, 0], "class_loss_scale": 0.25}
+    judged: dict[str, Any] = {"judged_bs": numbers > 2, "judged_loss_scale": 0.125}
+    batch = MicroBatch(**tensors, **of_samples, **judged, loss_scale=0.5, source=source)
     (first, second) = split(batch, 1)
-    for name in (*tensors, "classes_b"):
+    for name in (*tensors, "classes_b", "judged_bs"):
         assert torch.equal(torch.cat([getattr(first, name), getattr(second, name)]), getattr(batch, name)), name
     for name in ("tokens_bs", "positions_bs", "rows_bs", "documents_bs"):
         assert torch.equal(getattr(second.source, name), getattr(source, name)[1:]), name
-    known = {*tensors, "classes_b", "source", "loss_scale", "class_loss_scale", "cache"}
+    known = {*tensors, *of_samples, *judged, "source", "loss_scale", "cache"}
     assert {field.name for field in fields(MicroBatch)} == known
 
 
@@ -173,13 +175,20 @@ def test_what_is_learned_is_counted() -> None:
     labels = torch.tensor([[3, IGNORED, 0], [IGNORED, IGNORED, 1]])
     batch = MicroBatch(labels, labels, labels, labels, loss_scale=3.0)
     asked = replace(batch, classes_b=torch.tensor([1, IGNORED]), class_loss_scale=2.0)
-    assert count_valid([batch], Axis.alone()) == (3, 0)
-    assert count_valid([asked, batch], Axis.alone()) == (6, 1)
-    assert count_valid([], Axis.alone()) == (0, 0)
-    assert count_valid([unlearned(asked)], Axis.alone()) == (0, 0)
-    scaled = Valid(6, 4).mean_of(asked)
-    assert (scaled.loss_scale, scaled.class_loss_scale) == (0.5, 0.5)
-    assert not Valid(0, 0).mean_of(asked).learns
+    judged = replace(batch, judged_bs=labels >= 0, judged_loss_scale=50.0)
+    both = replace(judged, classes_b=torch.tensor([0, 1]))
+    assert count_valid([batch], Axis.alone()) == (3, 0, 0)
+    assert count_valid([asked, batch], Axis.alone()) == (6, 1, 0)
+    assert count_valid([judged, judged], Axis.alone()) == (6, 0, 6)
+    assert count_valid([judged, both, asked], Axis.alone()) == (9, 3, 6)
+    assert count_valid([], Axis.alone()) == (0, 0, 0)
+    assert count_valid([unlearned(asked), unlearned(judged)], Axis.alone()) == (0, 0, 0)
+    scaled = Valid(6, 4, 10).mean_of(replace(asked, judged_loss_scale=50.0))
+    assert (scaled.loss_scale, scaled.class_loss_scale, scaled.judged_loss_scale) == (0.5, 0.5, 5.0)
+    assert not Valid(0, 0).mean_of(judged).learns
+    assert Valid(0, 0, 1).mean_of(judged).learns
+    twice = judged.scaled(2.0)
+    assert (twice.loss_scale, twice.judged_loss_scale) == (6.0, 100.0)
 
 
 def test_the_objective_is_found_by_name() -> None:

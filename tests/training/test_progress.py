@@ -47,6 +47,7 @@ def test_the_plain_line_is_stable_and_also_in_the_log(tmp_path: Path) -> None:
     progress.message("[bold]resumed from step 9")
     progress.step(row(10))
     progress.step(row(11, val_loss=5.43210, loss=float("nan"), grad_norm=None))
+    progress.step(row(12, loss_mlm=5.0, val_loss=5.5, val_loss_mlm=4.0, val_f1=0.5))
     progress.finish()
     progress.finish()
     lines = stream.getvalue().splitlines()
@@ -55,6 +56,7 @@ def test_the_plain_line_is_stable_and_also_in_the_log(tmp_path: Path) -> None:
         r"step 11/200 \| loss nan \| grad_norm - \| lr 5.0e-04 \| tokens/s 2345 \| eta \d:\d\d:\d\d \| val_loss 5.4321",
         lines[2],
     )
+    assert lines[3].endswith(" | loss_mlm 5.0000 | val_loss 5.5000 | val_loss_mlm 4.0000 | val_f1 0.5000")
     assert (tmp_path / "log.txt").read_text().splitlines() == lines
 
 

@@ -40,6 +40,8 @@ def run(tracker: Tracker, run_dir: Path, resumed: bool, *rows: dict[str, Any]) -
 def test_the_names_of_a_row() -> None:
     assert tracked(row(1)) == {name: row(1)[key] for key, name in NAMES.items()}
     assert tracked(row(1, val_loss=5.0, mfu=0.4)) == tracked(row(1)) | {"val/loss": 5.0, "perf/mfu": 0.4}
+    parts = {"train/loss_rtd": 0.25, "val/loss_rtd": 0.5}
+    assert tracked(row(1, loss_rtd=0.25, val_loss_rtd=0.5)) == tracked(row(1)) | parts
 
 
 def test_nothing_is_imported_unless_asked_for() -> None:
