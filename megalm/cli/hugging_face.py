@@ -68,7 +68,10 @@ def _import_rank(config: RunConfig, out: Path, placement: Placement) -> int:
 
     ranks.start(placement, "cpu", config.run.timeout)
     try:
-        import_share(config, out, Mesh.build(config.layout, torch.device("cpu"), timeout_s=config.run.timeout))
+        mesh = Mesh.build(config.layout, torch.device("cpu"), timeout_s=config.run.timeout)
+        drawn = import_share(config, out, mesh)
+        if drawn and mesh.rank == 0:
+            print(f"the directory lacks {', '.join(drawn)}: drawn as a new run would")
     finally:
         ranks.stop()
     return 0

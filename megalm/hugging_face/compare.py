@@ -10,11 +10,12 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from megalm.batch import MicroBatch
+from megalm.batch import MicroBatch, Source
 from megalm.checkpoint.piece import Piece
 from megalm.hugging_face.exporter import run_of
 from megalm.mesh import Axis, Mesh
-from megalm.models.config_json import DIALECTS
+from megalm.models.dialects import DIALECTS
+from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
 from megalm.training.model import build_part
@@ -94,7 +95,10 @@ def _our_logits(config: RunConfig, checkpoint: "Checkpoint", tokens_bs: Tensor) 
     b, s = tokens_bs.shape
     positions_bs = torch.arange(s).expand(b, s)
     rows_bs = torch.arange(b * s).view(b, s)
-    batch = MicroBatch(tokens_bs, tokens_bs, positions_bs, rows_bs, 1.0, None)
+    source = None
+    if config.model.family in ENCODER_DECODERS:
+        source = Source(tokens_bs.flip(1), positions_bs, rows_bs)
+    batch = MicroBatch(tokens_bs, tokens_bs, positions_bs, rows_bs, 1.0, source=source)
     part.model.eval()
     logits: Tensor = part.model.logits(batch)  # type: ignore[operator]
     return logits.view(b, s, -1)
@@ -109,6 +113,6 @@ def _their_logits(directory: Path, family: str, tokens_bs: Tensor) -> Tensor:
     transformers.logging.disable_progress_bar()
     architecture = getattr(transformers, DIALECTS[family].architecture)
     model: nn.Module = architecture.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True).eval()
-    found = model(tokens_bs)
+    found = model(tokens_bs.flip(1), decoder_input_ids=tokens_bs) if family in ENCODER_DECODERS else model(tokens_bs)
     logits: Tensor = found.prediction_logits if family == "bert" else found.logits
     return logits

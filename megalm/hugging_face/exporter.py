@@ -13,8 +13,8 @@ from torch import Tensor
 
 from megalm.checkpoint.piece import Piece
 from megalm.errors import UserError
+from megalm.hugging_face.counterpart import Counterpart, counterpart
 from megalm.hugging_face.side_files import copy_side_files
-from megalm.hugging_face.tables import Counterpart, counterpart
 from megalm.hugging_face.views import view_in
 from megalm.hugging_face.weights import INDEX, SINGLE
 from megalm.models.config_json import CONFIG, config_json, read_config

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from megalm import overrides as dotted
+from megalm import rng
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.piece import Piece
 from megalm.checkpoint.store import CheckpointStore
@@ -16,6 +17,7 @@ from megalm.hugging_face.shares import Shares
 from megalm.hugging_face.side_files import copy_side_files
 from megalm.mesh import Mesh
 from megalm.models.config_json import model_fields, read_config
+from megalm.parameters import draw
 from megalm.run_config import RunConfig
 from megalm.run_file import write
 from megalm.training.precision import DTYPES
@@ -31,6 +33,8 @@ LONGEST = 1024
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     "bert": {"name": "mlm_nsp"},
     "roberta": {"name": "mlm_nsp", "nsp": False},
+    "t5": {"name": "seq2seq"},
+    "bart": {"name": "seq2seq", "seq2seq": "denoising"},
 }
 """What the run file that is written asks of a family's models, where it is not the next token."""
 
@@ -46,7 +50,7 @@ def config_of(source: Path, overrides: Sequence[str] = ()) -> RunConfig:
         UserError: the directory is of no model that we build, or an override does not fit it.
     """
     fields = model_fields(source)
-    positions = fields["max_position_embeddings"]
+    positions = fields.get("max_position_embeddings")
     if isinstance(positions, int):
         positions -= fields.get("pad_token_id", -1) + 1
     tree: dict[str, Any] = {
@@ -59,8 +63,11 @@ def config_of(source: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return validate(RunConfig, tree)
 
 
-def import_share(config: RunConfig, out: Path, mesh: Mesh) -> None:
+def import_share(config: RunConfig, out: Path, mesh: Mesh) -> list[str]:
     """Read this rank's slices and write them; every rank of the layout calls this.
+
+    Returns:
+        the names of parameters that the directory lacks and that are drawn, as a new run would.
 
     Args:
         config: of ``config_of``.
@@ -78,17 +85,21 @@ def import_share(config: RunConfig, out: Path, mesh: Mesh) -> None:
     shares = Shares(config)
     pieces: dict[str, Piece] = {}
     settled = config
+    drawn: list[str] = []
 
     def read() -> None:
         nonlocal settled
         weights = open_weights(source, config.model, shares.specs)
         settled = _settled(config, weights.dtypes)
+        drawn.extend(weights.absent)
         dtype = torch.promote_types(DTYPES[settled.train.precision], torch.float32)
         pieces.update({name: Piece(spec.shape, dtype, ()) for name, spec in shares.specs.items()})
         if mesh.data.rank == 0:  # the others of the data axis would read the same
             for share in shares.counted(mesh.pp.rank, mesh.tp.rank):
                 values = torch.empty(share.box.sizes, dtype=dtype)
                 pieces[share.spec.name] = Piece(share.spec.shape, dtype, ((share.box.offsets, values),))
+                if share.spec.name in drawn:
+                    draw(values, share.spec, rng.key(config.run.seed, share.spec.name), share.box.offsets)
         weights.read_into(pieces)
 
     Peers(mesh.world, mesh.timeout_s, "an import").together(read)
@@ -102,6 +113,7 @@ def import_share(config: RunConfig, out: Path, mesh: Mesh) -> None:
     if mesh.rank == 0:
         replace_text(out / RUN_FILE, _run_file(settled, out))
         copy_side_files([source], out)
+    return drawn
 
 
 def _settled(config: RunConfig, dtypes: set[torch.dtype]) -> RunConfig:

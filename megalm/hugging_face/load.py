@@ -7,7 +7,7 @@ from torch import nn
 
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.piece import Piece
-from megalm.hugging_face.tables import counterpart
+from megalm.hugging_face.counterpart import counterpart
 from megalm.hugging_face.weights import Weights
 from megalm.models.config import ModelConfig
 from megalm.param_spec import ParamSpec

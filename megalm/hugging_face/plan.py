@@ -5,9 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from megalm.boxes import Box
+from megalm.hugging_face.counterpart import Counterpart, counterpart
 from megalm.hugging_face.region import Region
 from megalm.hugging_face.shares import Share, Shares
-from megalm.hugging_face.tables import Counterpart, counterpart
 from megalm.hugging_face.weights import SINGLE, files_of
 from megalm.run_config import RunConfig
 

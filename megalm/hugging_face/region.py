@@ -20,6 +20,7 @@ class Region:
         start: where our first row lies.
         run: our rows that lie together.
         stride: from one run to the next.
+        one_row: theirs is a matrix of one row, ours a vector.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Region:
     start: int
     run: int
     stride: int
+    one_row: bool = False
 
     def places(self, box: Box) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
         """Yield the parts of a box of our parameter that lie together in theirs: where there, and where in the box."""
@@ -40,5 +42,7 @@ class Region:
             theirs = self.start + number * self.stride + within
             there = (slice(theirs, theirs + length), *others)
             here = (slice(row - first, row - first + length), *(slice(0, size) for size in box.sizes[1:]))
+            if self.one_row:
+                there = (slice(0, 1), *there)
             yield (there[::-1] if self.transposed else there), here
             row += length

@@ -1,16 +1,8 @@
 """Which tensor of Hugging Face's holds each of our parameters: one table a family, read both ways. No torch."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
-
-from megalm.errors import UserError
-from megalm.hugging_face.region import Region
-from megalm.models.config import ModelConfig
-from megalm.models.config_json import DIALECTS
-from megalm.models.encoder_shape import ENCODERS
-from megalm.param_spec import ParamSpec
 
 
 @dataclass(frozen=True)
@@ -23,6 +15,7 @@ class Place:
         part: 0 for queries, 1 for keys, 2 for values, where theirs holds the three.
         of_three: how: one after the other, or head by head.
         transposed: theirs is [in, out].
+        one_row: theirs is a matrix of one row, ours a vector.
     """
 
     ours: str
@@ -30,6 +23,7 @@ class Place:
     part: int = 0
     of_three: Literal["no", "stacked", "by head"] = "no"
     transposed: bool = False
+    one_row: bool = False
 
 
 _LLAMA = (
@@ -65,6 +59,52 @@ def _encoder(base: str, head: str, head_norm: str) -> tuple[Place, ...]:
         Place("lm_head.decoder.bias", f"{head}.bias"),
     )
 
+
+STACKS = ("encoder", "decoder")
+
+
+def _t5(*, gated: bool) -> tuple[Place, ...]:
+    """Return the lines of T5: a block is a list of parts, attention to the source the second of a decoder's three."""
+    places = [Place("shared.weight", "shared.weight"), Place("lm_head.weight", "lm_head.weight")]
+    for stack, attentions in zip(STACKS, (["self"], ["self", "cross"]), strict=True):
+        layers, blocks = f"{stack}.layers.*", f"{stack}.block.*"
+        table = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        places += [
+            Place(f"{stack}.relative_attention_bias.weight", table),
+            Place(f"{stack}.norm.weight", f"{stack}.final_layer_norm.weight"),
+        ]
+        for number, attention in enumerate(attentions):
+            part, name = f"{blocks}.layer.{number}", {"self": "SelfAttention", "cross": "EncDecAttention"}[attention]
+            places += [
+                Place(f"{layers}.{attention}_attn.*_proj.weight", f"{part}.{name}.*.weight"),
+                Place(f"{layers}.{attention}_attn_residual.norm.weight", f"{part}.layer_norm.weight"),
+            ]
+        part = f"{blocks}.layer.{len(attentions)}"
+        mlp = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if gated else {"up": "wi", "down": "wo"}
+        places += [
+            *(
+                Place(f"{layers}.mlp.{ours}_proj.weight", f"{part}.DenseReluDense.{theirs}.weight")
+                for ours, theirs in mlp.items()
+            ),
+            Place(f"{layers}.mlp_residual.norm.weight", f"{part}.layer_norm.weight"),
+        ]
+    return tuple(places)
+
+
+GATED_T5 = "t5, gated"
+"""The family t5 where its MLPs have a gate, which changes the names of their matrices."""
+
+_BART_LAYER = {
+    **{f"self_attn.{name}_proj": f"self_attn.{name}_proj" for name in "qkv"},
+    "self_attn.o_proj": "self_attn.out_proj",
+    **{f"cross_attn.{name}_proj": f"encoder_attn.{name}_proj" for name in "qkv"},
+    "cross_attn.o_proj": "encoder_attn.out_proj",
+    "self_attn_residual.norm": "self_attn_layer_norm",
+    "cross_attn_residual.norm": "encoder_attn_layer_norm",
+    "mlp.up_proj": "fc1",
+    "mlp.down_proj": "fc2",
+    "mlp_residual.norm": "final_layer_norm",
+}
 
 TABLES: Mapping[str, tuple[Place, ...]] = {
     "gpt2": (
@@ -114,94 +154,23 @@ TABLES: Mapping[str, tuple[Place, ...]] = {
     ),
     "roberta": _encoder("roberta", "lm_head", "lm_head.layer_norm"),
     **dict.fromkeys(("llama", "mistral", "qwen2"), _LLAMA),
+    "t5": _t5(gated=False),
+    GATED_T5: _t5(gated=True),
+    "bart": (
+        Place("shared.weight", "model.shared.weight"),
+        *(
+            place
+            for stack in STACKS
+            for place in (
+                Place(f"{stack}.embed_positions.weight", f"model.{stack}.embed_positions.weight"),
+                Place(f"{stack}.norm.*", f"model.{stack}.layernorm_embedding.*"),
+                *(
+                    Place(f"{stack}.layers.*.{ours}.*", f"model.{stack}.layers.*.{theirs}.*")
+                    for ours, theirs in _BART_LAYER.items()
+                ),
+            )
+        ),
+        Place("lm_head.bias", "final_logits_bias", one_row=True),
+    ),
 }
 """By family. A tied head has no line of its own in a model, so it is neither asked for nor written."""
-
-COPIES = (
-    *("lm_head.weight", "embed_out.weight"),
-    *(f"{head}.decoder.{part}" for head in ("cls.predictions", "lm_head") for part in ("weight", "bias")),
-)
-"""Names under which older files hold what a model ties again."""
-
-UNREAD = (
-    "*.position_ids",
-    "*.attn.bias",
-    "*.attn.masked_bias",
-    "*.attention.bias",
-    "*.attention.masked_bias",
-    "*.rotary_emb.inv_freq",
-)
-"""Tensors that older files hold beside parameters: masks and tables that follow from the config."""
-
-
-@dataclass(frozen=True)
-class Counterpart:
-    """Hugging Face's model of one of ours.
-
-    Args:
-        regions: where each of our parameters lies in its tensors.
-        base: what files without an output head leave out of the tensors' names: ``transformer.`` for example.
-        copies: tensors that a file may hold again under another name, because the model ties them.
-    """
-
-    regions: Mapping[str, Region]
-    base: str
-    copies: tuple[str, ...]
-
-    def tensors(self) -> dict[str, dict[str, Region]]:
-        """Return their tensors by name, each with our parameters that lie in it."""
-        found: dict[str, dict[str, Region]] = {}
-        for ours, region in self.regions.items():
-            found.setdefault(region.name, {})[ours] = region
-        return found
-
-
-def counterpart(config: ModelConfig, specs: Mapping[str, ParamSpec]) -> Counterpart:
-    """Return Hugging Face's model of one of ours.
-
-    Args:
-        config: a resolved model section.
-        specs: the model's parameters by name.
-
-    Raises:
-        UserError: the family has no table, or the model is a classifier.
-    """
-    if config.family not in TABLES:
-        raise UserError(f"model.family={config.family} has no counterpart at Hugging Face; use {', '.join(TABLES)}.")
-    if config.num_labels is not None:
-        raise UserError(
-            f"model.num_labels={config.num_labels}: a classifier has no counterpart here; use a model of text."
-        )
-    if config.family in ENCODERS and not config.tie_word_embeddings:
-        raise UserError(f"a {config.family} model of Hugging Face's ties its head; set model.tie_word_embeddings=true.")
-    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
-    regions = {name: _region(TABLES[config.family], name, spec.shape, head_dim) for name, spec in specs.items()}
-    copies = COPIES if config.tie_word_embeddings else ()
-    return Counterpart(regions, f"{DIALECTS[config.family].base}.", copies)
-
-
-def _region(table: tuple[Place, ...], name: str, shape: tuple[int, ...], head_dim: int) -> Region:
-    found = [(place, match) for place in table if (match := _matched(place.ours, name))]
-    assert len(found) == 1, f"{name} stands on {len(found)} lines of its family's table"
-    place, match = found[0]
-    theirs, rows = _filled(place.theirs, match.groups()), shape[0]
-    transposed = place.transposed and len(shape) == 2
-    if place.of_three == "no":
-        return Region(theirs, shape[::-1] if transposed else shape, transposed, 0, rows, rows)
-    whole = (3 * rows, *shape[1:])
-    run = rows if place.of_three == "stacked" else head_dim
-    return Region(theirs, whole[::-1] if transposed else whole, transposed, place.part * run, run, 3 * run)
-
-
-def is_unread(name: str) -> bool:
-    """Tell whether a tensor of theirs is no parameter."""
-    return any(re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) for pattern in UNREAD)
-
-
-def _matched(pattern: str, name: str) -> re.Match[str] | None:
-    return re.fullmatch(re.escape(pattern).replace(r"\*", r"([^.]+)"), name)
-
-
-def _filled(pattern: str, parts: tuple[str, ...]) -> str:
-    rest = iter(parts)
-    return re.sub(r"\*", lambda _: next(rest), pattern)

@@ -7,6 +7,13 @@ from megalm.checkpoint.piece import Part, Piece
 from megalm.hugging_face.region import Region
 
 
+def as_ours(found: Tensor, region: Region) -> Tensor:
+    """Return a part of one of their tensors in the form of ours, the same memory."""
+    if region.one_row:
+        return found.squeeze(0)
+    return found.t() if region.transposed else found
+
+
 def view_in(whole: Tensor, region: Region, shape: tuple[int, ...]) -> Piece:
     """Return one of our parameters as views of the tensor that holds it.
 
@@ -17,6 +24,5 @@ def view_in(whole: Tensor, region: Region, shape: tuple[int, ...]) -> Piece:
     """
     parts: list[Part] = []
     for there, here in region.places(Box((0,) * len(shape), shape)):
-        view = whole[there]
-        parts.append((tuple(part.start for part in here), view.t() if region.transposed else view))
+        parts.append((tuple(part.start for part in here), as_ours(whole[there], region)))
     return Piece(shape, whole.dtype, tuple(parts))

@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from megalm.boxes import Box
 from megalm.checkpoint.piece import Piece
 from megalm.errors import UserError, suggestion
+from megalm.hugging_face.counterpart import Counterpart, is_unread
 from megalm.hugging_face.region import Region
-from megalm.hugging_face.tables import Counterpart, is_unread
+from megalm.hugging_face.views import as_ours
 from megalm.models.config_json import CONFIG
 
 SINGLE = "model.safetensors"
@@ -49,6 +50,8 @@ def files_of(directory: Path) -> dict[str, str] | None:
 class Weights:
     """A directory's tensors. Files are mapped, not read: what no slice names stays on the disk.
 
+    ``absent`` are our parameters that its files may leave out, and do: they begin as drawn.
+
     Args:
         directory: as ``save_pretrained`` writes it.
         theirs: the model that it holds.
@@ -65,27 +68,33 @@ class Weights:
         self._file_of = {tensor: file for file, opened in self._files.items() for tensor in list(opened.keys())}
         bare = not any(name.startswith(theirs.base) for name in self._file_of)
         self._left_out = theirs.base if bare else ""
-        shapes = {self._actual(region): region.shape for region in theirs.regions.values()}
+        self._stand_ins = theirs.stand_ins
+        self.absent = [name for name, region in theirs.regions.items() if self._actual(region) is None]
+        shapes = {actual: region.shape for region in theirs.regions.values() if (actual := self._actual(region))}
         self.dtypes = {self._check(name, shape) for name, shape in shapes.items()}
         for name in self._file_of.keys() - shapes.keys() - set(theirs.copies):
             if not is_unread(name):
                 raise UserError(f"{directory} holds a tensor {name!r}, for which its model has no place.")
 
     def read_into(self, pieces: Mapping[str, Piece]) -> None:
-        """Fill every part of every piece, and read nothing else."""
+        """Fill every part of every piece, and read nothing else; those of ``absent`` stay as they are."""
         for name, piece in pieces.items():
             region = self._regions[name]
             actual = self._actual(region)
+            if actual is None:
+                continue
             tensor = self._files[self._file_of[actual]].get_slice(actual)
             for offsets, values in piece.without_empty_parts().parts:
                 for there, here in region.places(Box(offsets, tuple(values.shape))):
-                    found = tensor[there]
-                    values.detach()[here].copy_(found.t() if region.transposed else found)
+                    values.detach()[here].copy_(as_ours(tensor[there], region))
 
-    def _actual(self, region: Region) -> str:
+    def _actual(self, region: Region) -> str | None:
+        """Return the name of the tensor in the files that a region is of; ``None`` where they leave it out."""
         name = region.name.removeprefix(self._left_out)
         older = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-        return older if older in self._file_of else name
+        if older in self._file_of:
+            return older
+        return name if name in self._file_of else self._stand_ins.get(region.name, name)
 
     def _check(self, name: str, shape: tuple[int, ...]) -> torch.dtype:
         """Return the dtype of a tensor that is as the model wants it."""

@@ -2,178 +2,22 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megalm.errors import UserError, suggestion
+from megalm.models.dialects import DIALECTS, TANH_GELU
 
 CONFIG = "config.json"
 
 FREE = frozenset(
     {
         *("initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout", "attention_dropout"),
-        *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "activation_dropout", "dropout_rate"),
+        *("initializer_factor", "decoder_start_token_id"),
     }
 )
 """Fields of a model section that weights do not depend on: a run may have its own."""
-
-TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
-"""Names of the tanh form of GELU, which their modules write down differently."""
-
-_ALIKE = {
-    name: name
-    for name in (
-        *("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"),
-        *("max_position_embeddings", "initializer_range", "tie_word_embeddings"),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How one family's file says what a model section does.
-
-    Args:
-        architecture: the class of transformers that has the output head.
-        names: the file's key of each field; other keys of the file are not read.
-        absent: what the file means by a key that it leaves out, by our field.
-        only: keys of the file with the values that mean what we build, the value of an absent key first.
-        base: the part of the names of tensors that files without an output head leave out.
-    """
-
-    architecture: str
-    names: Mapping[str, str]
-    absent: Mapping[str, Any]
-    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    base: str = "model"
-
-
-_LLAMA = {
-    **_ALIKE,
-    "num_key_value_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "rms_norm_eps": "rms_norm_eps",
-    "rope_theta": "rope_theta",
-    "attention_dropout": "attention_dropout",
-}
-_LLAMA_ABSENT = {
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "initializer_range": 0.02,
-    "tie_word_embeddings": False,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "attention_dropout": 0.0,
-}
-_SILU: Mapping[str, tuple[Any, ...]] = {"hidden_act": ("silu", "swish")}
-
-_ENCODER = {
-    **_ALIKE,
-    "hidden_act": "hidden_act",
-    "layer_norm_eps": "layer_norm_eps",
-    "type_vocab_size": "type_vocab_size",
-    "hidden_dropout_prob": "hidden_dropout_prob",
-    "attention_probs_dropout_prob": "attention_probs_dropout_prob",
-}
-_ENCODER_ABSENT = {
-    "initializer_range": 0.02,
-    "tie_word_embeddings": True,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "type_vocab_size": 2,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-}
-_ENCODER_ONLY: Mapping[str, tuple[Any, ...]] = {
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
-}
-
-DIALECTS: Mapping[str, Dialect] = {
-    "gpt2": Dialect(
-        "GPT2LMHeadModel",
-        {
-            **_ALIKE,
-            "num_hidden_layers": "n_layer",
-            "hidden_size": "n_embd",
-            "num_attention_heads": "n_head",
-            "intermediate_size": "n_inner",
-            "max_position_embeddings": "n_positions",
-            "layer_norm_epsilon": "layer_norm_epsilon",
-            "embd_pdrop": "embd_pdrop",
-            "attn_pdrop": "attn_pdrop",
-            "resid_pdrop": "resid_pdrop",
-        },
-        {
-            "intermediate_size": None,
-            "initializer_range": 0.02,
-            "tie_word_embeddings": True,
-            "layer_norm_epsilon": 1e-5,
-            "embd_pdrop": 0.1,
-            "attn_pdrop": 0.1,
-            "resid_pdrop": 0.1,
-        },
-        {
-            "activation_function": TANH_GELU,
-            "scale_attn_weights": (True,),
-            "scale_attn_by_inverse_layer_idx": (False,),
-            "add_cross_attention": (False,),
-        },
-        base="transformer",
-    ),
-    "gpt_neox": Dialect(
-        "GPTNeoXForCausalLM",
-        {
-            **_ALIKE,
-            "layer_norm_eps": "layer_norm_eps",
-            "attention_bias": "attention_bias",
-            "use_parallel_residual": "use_parallel_residual",
-            "hidden_act": "hidden_act",
-            "rotary_pct": "rotary_pct",
-            "rotary_emb_base": "rotary_emb_base",
-            "hidden_dropout": "hidden_dropout",
-            "attention_dropout": "attention_dropout",
-        },
-        {
-            "initializer_range": 0.02,
-            "tie_word_embeddings": False,
-            "layer_norm_eps": 1e-5,
-            "attention_bias": True,
-            "use_parallel_residual": True,
-            "hidden_act": "gelu",
-            "rotary_pct": 0.25,
-            "rotary_emb_base": 10000.0,
-            "hidden_dropout": 0.0,
-            "attention_dropout": 0.0,
-        },
-        base="gpt_neox",
-    ),
-    "llama": Dialect(
-        "LlamaForCausalLM",
-        {**_LLAMA, "attention_bias": "attention_bias", "mlp_bias": "mlp_bias"},
-        {**_LLAMA_ABSENT, "attention_bias": False, "mlp_bias": False},
-        _SILU,
-    ),
-    "mistral": Dialect(
-        "MistralForCausalLM",
-        {**_LLAMA, "sliding_window": "sliding_window"},
-        {**_LLAMA_ABSENT, "num_key_value_heads": 8, "sliding_window": 4096},
-        _SILU,
-    ),
-    "bert": Dialect("BertForPreTraining", _ENCODER, _ENCODER_ABSENT, _ENCODER_ONLY, base="bert"),
-    "roberta": Dialect(
-        "RobertaForMaskedLM",
-        {**_ENCODER, "pad_token_id": "pad_token_id"},
-        {**_ENCODER_ABSENT, "pad_token_id": 1},
-        _ENCODER_ONLY,
-        base="roberta",
-    ),
-    "qwen2": Dialect("Qwen2ForCausalLM", _LLAMA, _LLAMA_ABSENT, {**_SILU, "use_sliding_window": (False,)}),
-}
-"""By family, which is the file's ``model_type``."""
 
 SCALINGS = ("linear", "llama3")
 _SCALING_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
@@ -228,15 +72,15 @@ def model_fields(directory: Path) -> dict[str, Any]:
     rotation = _rotation(found)
     fields: dict[str, Any] = {"family": family}
     for name, key in dialect.names.items():
-        value = rotation.get(_ROTATION.get(name, ""), found.get(key, dialect.absent.get(name)))
+        said = found.get(dialect.newer.get(name, ""), found.get(key, dialect.absent.get(name)))
+        value = rotation.get(_ROTATION.get(name, ""), said)
         if value is None and name not in dialect.absent:
             raise UserError(f"{path} does not say {key}, which a {family} model needs.")
         fields[name] = value
         kind, words = KINDS[type(dialect.absent.get(name))]
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
             raise UserError(f"{path} has {key}={value!r}, which is no {words}; fetch it again.")
-    if fields.get("hidden_act") in TANH_GELU:
-        fields["hidden_act"] = "gelu_new"
+    fields |= {name: "gelu_new" for name in ("hidden_act", "activation_function") if fields.get(name) in TANH_GELU}
     if "rope_theta" in fields or "rotary_pct" in fields:
         fields["rope_scaling"] = _scaling(rotation, path)
     hidden, heads = fields["hidden_size"], fields["num_attention_heads"]
@@ -274,7 +118,8 @@ def config_json(model: Mapping[str, Any], dtype: str, like: Mapping[str, Any]) -
             tokens for example.
     """
     dialect = DIALECTS[model["family"]]
-    ours = {key: model[name] for name, key in dialect.names.items()}
+    ours = {key: model[name] for names in (dialect.names, dialect.newer) for name, key in names.items()}
+    ours = {key: value for key, value in ours.items() if value is not None or not key.endswith("_token_id")}
     only = {key: values[0] for key, values in dialect.only.items() if key not in like and key not in ours}
     ours |= {"model_type": model["family"], "architectures": [dialect.architecture], "torch_dtype": dtype}
     if model.get("rope_scaling") is not None:

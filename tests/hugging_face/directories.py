@@ -11,6 +11,13 @@ from torch import Tensor, nn
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here needs the network, and nothing may reach for it
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 40, "vocab_size": 61}
+T5 = {"vocab_size": 1009, "d_model": 24, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 3}
+BART = {
+    **{"vocab_size": 1009, "d_model": 24, "max_position_embeddings": 40},
+    **{f"{stack}_layers": 2 for stack in ("encoder", "decoder")},
+    **{f"{stack}_attention_heads": 3 for stack in ("encoder", "decoder")},
+    **{f"{stack}_ffn_dim": 50 for stack in ("encoder", "decoder")},
+}
 MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 40, "vocab_size": 61}),
     "gpt2 untied, vocabulary 1009": (
@@ -81,10 +88,30 @@ MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "Roberta",
         {**SIZES, "num_attention_heads": 3, "intermediate_size": 50, "type_vocab_size": 1, "vocab_size": 1009},
     ),
+    "t5": ("T5", T5),
+    "t5 untied, gated, its own head size, deeper decoder": (
+        "T5",
+        {
+            **T5,
+            **{"d_kv": 5, "num_decoder_layers": 3, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+            **{"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "layer_norm_epsilon": 1e-3},
+        },
+    ),
+    "bart": ("Bart", BART),
+    "bart, unlike stacks, scaled": (
+        "Bart",
+        {
+            **BART,
+            **{"decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 31, "scale_embedding": True},
+            **{"activation_function": "relu", "vocab_size": 61, "init_std": 0.1, "decoder_start_token_id": 5},
+        },
+    ),
 }
 
 
-def make(name: str, directory: Path, dtype: torch.dtype = torch.float32, shard: str = "1GB") -> nn.Module:
+def make(
+    name: str, directory: Path, dtype: torch.dtype = torch.float32, shard: str = "1GB", head: str | None = None
+) -> nn.Module:
     """Write one of ``MODELS`` into a directory and return it.
 
     Args:
@@ -92,31 +119,45 @@ def make(name: str, directory: Path, dtype: torch.dtype = torch.float32, shard: 
         directory: to make.
         dtype: of the weights.
         shard: the largest file, as ``save_pretrained`` takes it.
+        head: the end of the name of transformers' class, if not the family's first.
     """
     kind, fields = MODELS[name]
-    model = built(kind, fields).to(dtype)
+    model = built(kind, fields, head).to(dtype)
+    biases = [buffer for name, buffer in model.named_buffers() if name == "final_logits_bias"]
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in [*model.parameters(), *biases]:
             parameter.add_(torch.randn(parameter.shape, generator=generator).to(dtype), alpha=0.2)
     model.save_pretrained(directory, max_shard_size=shard)  # type: ignore[operator]
     return model.eval()
 
 
-HEADS = {"GPT2": "LMHeadModel", "Bert": "ForPreTraining", "Roberta": "ForMaskedLM"}
+HEADS = {
+    **{"GPT2": "LMHeadModel", "Bert": "ForPreTraining", "Roberta": "ForMaskedLM"},
+    **dict.fromkeys(("T5", "Bart"), "ForConditionalGeneration"),
+}
 
 
-def built(kind: str, fields: Mapping[str, Any]) -> nn.Module:
-    """Build transformers' model with a head, ``Llama`` for example."""
+def built(kind: str, fields: Mapping[str, Any], head: str | None = None) -> nn.Module:
+    """Build transformers' model with a head, ``Llama`` for example; it ties T5's until it is given another."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     ids = {"bos_token_id": None, "eos_token_id": None}
     config = getattr(transformers, f"{kind}Config")(**{**ids, **fields})
-    head = HEADS.get(kind, "ForCausalLM")
-    model: nn.Module = getattr(transformers, kind + head)(config)
+    model: nn.Module = getattr(transformers, kind + (head or HEADS.get(kind, "ForCausalLM")))(config)
+    if kind == "T5" and not fields.get("tie_word_embeddings", True):
+        model.lm_head = nn.Linear(fields["d_model"], fields["vocab_size"], bias=False)
     return model
+
+
+def logits_of(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Return a model's logits of tokens, which an encoder-decoder reads and says."""
+    told = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}  # type: ignore[union-attr]
+    with torch.no_grad():
+        logits: Tensor = model(tokens, **told)[0]
+    return logits
 
 
 def tensors_in(directory: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from megalm.errors import UserError
 from megalm.hugging_face.importer import config_of, import_share
 from megalm.mesh import Axis, Mesh
 from megalm.run_config import RunConfig
-from tests.hugging_face.directories import MODELS, make, tensors_in
+from tests.hugging_face.directories import MODELS, logits_of, make, tensors_in
 from tests.ranks import RankContext, RankPool
 
 
@@ -33,8 +33,47 @@ def test_what_goes_in_comes_out_bit_by_bit(name: str, tmp_path: Path, capsys: py
     assert {key for key in before if not torch.equal(before[key], after[key])} == set()
     tokens = torch.arange(30).view(2, 15)
     again = type(model).from_pretrained(back).eval()  # type: ignore[attr-defined]
-    with torch.no_grad():
-        assert torch.equal(again(tokens)[0], model(tokens)[0])
+    assert torch.equal(logits_of(again, tokens), logits_of(model, tokens))
+
+
+def test_a_head_for_pairs_that_a_directory_lacks_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make("bert", tmp_path / "theirs", head="ForMaskedLM")
+    assert run(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")], {}) == 0
+    said = capsys.readouterr().out
+    assert "pair_head.classifier.weight" in said
+    assert "logits equal those of transformers" in said
+    assert run(["export", str(tmp_path / "ours"), str(tmp_path / "back")], {}) == 0
+    before, after = tensors_in(tmp_path / "theirs"), tensors_in(tmp_path / "back")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert after["bert.pooler.dense.weight"].std().item() == pytest.approx(0.02, rel=0.2)
+    assert not after["bert.pooler.dense.bias"].any()
+    again = type(model).from_pretrained(tmp_path / "back").eval()  # type: ignore[attr-defined]
+    tokens = torch.arange(30).view(2, 15)
+    assert torch.equal(logits_of(again, tokens), logits_of(model, tokens))
+
+
+def test_a_head_that_shares_its_table_but_is_not_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make("t5", tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "scale_decoder_outputs": False}))
+    assert run(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")], {}) == 0
+    assert "logits equal those of transformers" in capsys.readouterr().out
+    assert run(["export", str(tmp_path / "ours"), str(tmp_path / "back")], {}) == 0
+    assert "logits equal those of transformers" in capsys.readouterr().out
+    after = tensors_in(tmp_path / "back")
+    assert torch.equal(after["lm_head.weight"], after["shared.weight"])
+
+
+def test_bart_without_its_head(tmp_path: Path) -> None:
+    """As the files of bart-base are: no ``model.`` before the names, and no numbers to add to logits."""
+    model = make("bart", tmp_path / "whole")
+    model.model.save_pretrained(tmp_path / "theirs")  # type: ignore[union-attr,operator]
+    assert "shared.weight" in tensors_in(tmp_path / "theirs")
+    assert run(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")], {}) == 0
+    assert run(["export", str(tmp_path / "ours"), str(tmp_path / "back")], {}) == 0
+    before, after = tensors_in(tmp_path / "whole"), tensors_in(tmp_path / "back")
+    assert not after.pop("final_logits_bias").any()
+    assert all(torch.equal(before[key], after[key]) for key in after)
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [(torch.bfloat16, "bf16"), (torch.float64, "fp64")])
@@ -83,11 +122,11 @@ def values_in(directory: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "name", ["gpt_neox, a quarter rotates, vocabulary 1009", "llama tied, biases, its own head size"]
+    "name", ["gpt_neox, a quarter rotates, vocabulary 1009", "llama tied, biases, its own head size", "t5", "bert"]
 )
 def test_several_ranks_write_the_same_checkpoint(name: str, tmp_path: Path, ranks: RankPool) -> None:
-    """Four query heads to one key head make shared rows, a tied table lies on both stages."""
-    make(name, tmp_path / "theirs", shard="20KB")
+    """Four query heads to one key head make shared rows, a tied table lies on both stages, a pair head is drawn."""
+    make(name, tmp_path / "theirs", shard="20KB", head="ForMaskedLM" if name == "bert" else None)
     for out, layout in (("alone", []), ("many", ["layout.tp=2", "layout.pp=2"]), ("data", ["layout.dp=2"])):
         size = {"alone": 1, "many": 4, "data": 2}[out]
         ranks.run(size, import_on_ranks, tmp_path / "theirs", tmp_path / out, layout)

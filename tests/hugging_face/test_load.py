@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from megalm.checkpoint.piece import Piece
-from megalm.hugging_face.importer import config_of, import_share
+from megalm.hugging_face.importer import OBJECTIVES, config_of, import_share
 from megalm.hugging_face.load import load_weights, open_weights
 from megalm.mesh import Mesh
 from megalm.models.config_json import model_fields
@@ -35,13 +35,22 @@ LAYOUTS: dict[str, dict[str, dict[str, object]]] = {
 }
 TIED = "llama tied, biases, its own head size"
 NEOX = "gpt_neox, a quarter rotates, vocabulary 1009"
+STACKS = "t5 untied, gated, its own head size, deeper decoder"
+CASES = [
+    *((name, layout) for name in (TIED, NEOX) for layout in LAYOUTS),
+    *((STACKS, layout) for layout in ("tp2", "pp2")),
+    ("bart", "tp2 pp2"),
+]
 
 
 def run_of(source: Path, sections: dict[str, dict[str, object]] | None = None) -> RunConfig:
     sections = sections or {}
     train = {"seq_length": 8, "global_batch_size": 4, **sections.get("train", {})}
-    given = {"model": {"from": str(source)}, "data": {"train": [{"path": "not read"}]}, **sections, "train": train}
-    return validate(RunConfig, given)
+    objective = OBJECTIVES.get(model_fields(source)["family"], {})
+    data = {"train": [{"path": "not read"}]}
+    return validate(
+        RunConfig, {"model": {"from": str(source)}, "objective": objective, "data": data, **sections, "train": train}
+    )
 
 
 def whole(config: RunConfig) -> dict[str, torch.Tensor]:
@@ -72,8 +81,7 @@ def wrong_elements(context: RankContext, config: RunConfig) -> tuple[int, list[s
     return seen, wrong
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", [TIED, NEOX])
+@pytest.mark.parametrize(("name", "layout"), CASES)
 def test_a_run_starts_from_a_directory_at_any_layout(name: str, layout: str, tmp_path: Path, ranks: RankPool) -> None:
     make(name, tmp_path, shard="20KB")
     config = run_of(tmp_path, LAYOUTS[layout])

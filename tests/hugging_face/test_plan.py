@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from megalm.cli.main import run
+from megalm.hugging_face.counterpart import counterpart
 from megalm.hugging_face.importer import config_of
 from megalm.hugging_face.plan import shown
-from megalm.hugging_face.tables import counterpart
 from megalm.models.config import ModelConfig
 from megalm.models.config_json import FREE, model_fields
 from megalm.training.model import whole_specs
@@ -80,7 +80,8 @@ def theirs(kind: str, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the names, as files have them, and shapes of transformers' parameters; a tied head counts once."""
     with torch.device("meta"):
         model = built(kind, fields)
-    names = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    biases = [(name, buffer) for name, buffer in model.named_buffers() if name == "final_logits_bias"]
+    names = {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *biases]}
     return {RENAMED.get(name, name) if kind == "GPTNeoX" else name: shape for name, shape in names.items()}
 
 

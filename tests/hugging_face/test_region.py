@@ -55,3 +55,8 @@ def test_a_vector_has_rows_only() -> None:
         ((slice(1, 2),), (slice(0, 1),)),
         ((slice(6, 7),), (slice(1, 2),)),
     ]
+
+
+def test_a_vector_may_be_a_row_of_theirs() -> None:
+    region = Region("bias", (1, 9), transposed=False, start=0, run=9, stride=9, one_row=True)
+    assert list(region.places(Box((2,), (5,)))) == [((slice(0, 1), slice(2, 7)), (slice(0, 5),))]

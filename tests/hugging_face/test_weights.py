@@ -125,3 +125,27 @@ def test_masks_of_older_files_and_a_second_copy_of_a_tied_head_are_left_aside(tm
 
     rewritten(tmp_path / "theirs", older)
     assert run(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")], {}) == 0
+
+
+@pytest.mark.parametrize(("name", "base"), [("t5", ""), ("bart", "model.")])
+def test_copies_of_a_shared_table_and_a_bias_that_nothing_reads_are_left_aside(
+    name: str, base: str, tmp_path: Path
+) -> None:
+    """As t5-small itself has them."""
+    make(name, tmp_path / "theirs")
+
+    def older(tensors: dict[str, torch.Tensor]) -> None:
+        for copy in (f"{base}encoder.embed_tokens.weight", f"{base}decoder.embed_tokens.weight", "lm_head.weight"):
+            tensors[copy] = tensors[f"{base}shared.weight"].clone()
+        if name == "t5":
+            tensors["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.ones(32, 3)
+
+    rewritten(tmp_path / "theirs", older)
+    assert run(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")], {}) == 0
+
+
+def test_a_bart_whose_tables_are_not_shared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make("bart", tmp_path / "theirs")
+    configured(tmp_path / "theirs", tie_word_embeddings=False)
+    assert run(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")], {}) == 2
+    assert "tie_word_embeddings=False" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from megalm.boxes import Box
-from megalm.hugging_face.tables import counterpart
+from megalm.hugging_face.counterpart import counterpart
 from megalm.hugging_face.views import view_in
 from megalm.models.config import ModelConfig
 from megalm.models.decoder_shape import LLAMAS

@@ -1,26 +1,12 @@
 """Hugging Face's BART of a model section, and megalm's tensors as it names them."""
 
-import os
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from megalm.models.config import ModelConfig
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here needs the network, and nothing may reach for it
-
-RENAMES = {
-    ".self_attn_residual.norm.": ".self_attn_layer_norm.",
-    ".cross_attn_residual.norm.": ".encoder_attn_layer_norm.",
-    ".mlp_residual.norm.": ".final_layer_norm.",
-    ".cross_attn.": ".encoder_attn.",
-    ".o_proj.": ".out_proj.",
-    ".mlp.up_proj.": ".fc1.",
-    ".mlp.down_proj.": ".fc2.",
-    "encoder.norm.": "encoder.layernorm_embedding.",
-    "decoder.norm.": "decoder.layernorm_embedding.",
-}
+from tests.models import hugging_face
 
 
 def bart(config: ModelConfig, values: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
@@ -53,13 +39,7 @@ def bart(config: ModelConfig, values: Mapping[str, Tensor], dtype: torch.dtype) 
 
 
 def renamed(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return values or gradients, given under megalm's names, under Hugging Face's."""
-    found = {}
-    for ours, tensor in tensors.items():
-        name = ours if ours.startswith("lm_head") else f"model.{ours}"
-        for old, new in RENAMES.items():
-            name = name.replace(old, new)
-        found[name] = tensor
-    if "lm_head.bias" in found:
-        found["final_logits_bias"] = found.pop("lm_head.bias").unsqueeze(0)
-    return found
+    """Return values or gradients, given under megalm's names, under Hugging Face's; an untied head's under its own."""
+    own = {name: tensor for name, tensor in tensors.items() if name == "lm_head.weight"}
+    tied = config.model_copy(update={"tie_word_embeddings": True})
+    return {**hugging_face.renamed(tied, {name: tensors[name] for name in tensors.keys() - own.keys()}), **own}

@@ -1,24 +1,12 @@
 """Hugging Face's T5 of a model section, and megalm's tensors as it names them."""
 
-import os
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from megalm.models.config import ModelConfig
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here needs the network, and nothing may reach for it
-
-LAYER = {
-    "self_attn": "layer.0.SelfAttention",
-    "self_attn_residual.norm": "layer.0.layer_norm",
-    "cross_attn": "layer.1.EncDecAttention",
-    "cross_attn_residual.norm": "layer.1.layer_norm",
-}
-NUMBER = {"encoder": 1, "decoder": 2}
-"""The place of the MLP in a block."""
+from tests.models.hugging_face import renamed
 
 
 class WideNorm(nn.Module):
@@ -63,33 +51,3 @@ def t5(config: ModelConfig, values: Mapping[str, Tensor], dtype: torch.dtype, *,
     ties = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"}
     assert set(missing) == (ties if config.tie_word_embeddings else ties - {"lm_head.weight"})
     return model
-
-
-def renamed(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return values or gradients, given under megalm's names, under Hugging Face's."""
-    return {_name(config, name): tensor for name, tensor in tensors.items()}
-
-
-def _name(config: ModelConfig, name: str) -> str:
-    stack, _, rest = name.partition(".")
-    if stack not in NUMBER:
-        return name
-    if rest == "relative_attention_bias.weight":
-        return f"{stack}.block.0.layer.0.SelfAttention.{rest}"
-    if rest == "norm.weight":
-        return f"{stack}.final_layer_norm.weight"
-    found = re.fullmatch(r"layers\.(\d+)\.(.+)\.weight", rest)
-    assert found is not None, name
-    number, part = found.groups()
-    mlp = f"layer.{NUMBER[stack]}"
-    inner = {"gate_proj": "wi_0", "up_proj": "wi" if config.feed_forward_proj == "relu" else "wi_1", "down_proj": "wo"}
-    if part == "mlp_residual.norm":
-        theirs = f"{mlp}.layer_norm"
-    elif part.startswith("mlp."):
-        theirs = f"{mlp}.DenseReluDense.{inner[part.removeprefix('mlp.')]}"
-    elif part in LAYER:
-        theirs = LAYER[part]
-    else:
-        attention, _, projection = part.rpartition(".")
-        theirs = f"{LAYER[attention]}.{projection.removesuffix('_proj')}"
-    return f"{stack}.block.{number}.{theirs}.weight"

@@ -24,6 +24,12 @@ OLD_NEOX = {
     **{"model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 500, "hidden_act": "gelu_fast"},
 }
 
+OLD_T5 = {
+    **{"model_type": "t5", "d_model": 24, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 3, "vocab_size": 61},
+    **{"decoder_start_token_id": 0, "layer_norm_epsilon": 1e-6, "is_encoder_decoder": True},
+}
+OLD_T5_GATED = {**OLD_T5, "tie_word_embeddings": False, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 3}
+
 
 def written(directory: Path, content: Mapping[str, Any]) -> Path:
     (directory / "config.json").write_text(json.dumps(content))
@@ -57,8 +63,10 @@ def test_what_transformers_writes_comes_back(name: str, tmp_path: Path) -> None:
         (OLD_GPT2, {"intermediate_size": 96, "tie_word_embeddings": True, "resid_pdrop": 0.1}),
         (OLD_LLAMA, {"rope_theta": 500.0, "num_key_value_heads": 3, "head_dim": 8, "rms_norm_eps": 1e-6}),
         (OLD_NEOX, {"rotary_pct": 0.5, "rotary_emb_base": 500, "hidden_act": "gelu_new", "layer_norm_eps": 1e-5}),
+        (OLD_T5, {"num_decoder_layers": None, "tie_word_embeddings": True, "feed_forward_proj": "relu"}),
+        (OLD_T5_GATED, {"num_decoder_layers": 3, "tie_word_embeddings": False, "decoder_start_token_id": 0}),
     ],
-    ids=["gpt2", "llama", "gpt_neox"],
+    ids=["gpt2", "llama", "gpt_neox", "t5", "t5 gated"],
 )
 def test_files_of_older_versions_are_read(content: dict[str, Any], fields: dict[str, Any], tmp_path: Path) -> None:
     found = model_fields(written(tmp_path, content))

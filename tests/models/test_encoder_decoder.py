@@ -20,9 +20,9 @@ from megalm.run_config import RunConfig
 from megalm.training.build import TrainingState, build_state
 from megalm.training.model import whole_model
 from megalm.validation import validate
+from tests.models.hugging_face import renamed as t5_names
 from tests.models.hugging_face_bart import bart
 from tests.models.hugging_face_bart import renamed as bart_names
-from tests.models.hugging_face_t5 import renamed as t5_names
 from tests.models.hugging_face_t5 import t5
 from tests.models.test_decoder import NEARLY_NONE, difference, learned, values_of, with_scale
 
