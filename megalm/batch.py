@@ -81,6 +81,11 @@ class MicroBatch(_Tensors):
     cache: KeyValueCache | None = None
 
     @property
+    def reads_source(self) -> bool:
+        """Whether an encoder has its source to read: not where what a decoder needs of it is kept already."""
+        return self.source is not None and (self.cache is None or self.cache.is_new)
+
+    @property
     def num_tokens(self) -> int:
         """b x s, padding included."""
         return self.tokens_bs.numel()
@@ -94,7 +99,7 @@ class MicroBatch(_Tensors):
     def shape(self) -> Hashable:
         """What the shapes of all that flows between layers depend on."""
         source = None if self.source is None else (tuple(self.source.tokens_bs.shape), self.source.documents_bs is None)
-        return tuple(self.tokens_bs.shape), self.documents_bs is None, source
+        return tuple(self.tokens_bs.shape), self.documents_bs is None, source, self.reads_source
 
     def scaled(
         self, factor: float, class_factor: float | None = None, judged_factor: float | None = None

@@ -1,6 +1,6 @@
 """Keys and values of the tokens that were read already, so that a token costs one row and not its whole past."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,17 @@ class KeyValueCache:
         self.lengths = [0] * num_sequences
         self._room = room
         self._layers: dict[object, tuple[Tensor, Tensor]] = {}
+        self._sources: dict[object, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was read yet."""
+        return not any(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """How many tokens of the longest sequence are kept."""
+        return max(self.lengths)
 
     def extended(self, layer: object, k_bshd: Tensor, v_bshd: Tensor) -> tuple[Tensor, Tensor]:
         """Keep the keys and values of new tokens, and return those of all, [sequences, longest, heads, head size].
@@ -38,7 +49,7 @@ class KeyValueCache:
         if layer not in self._layers:
             shape = (b, heads, self._room, head_dim)
             self._layers[layer] = (k_bshd.new_empty(shape), v_bshd.new_empty(shape))
-        longest = max(self.lengths)
+        longest = self.longest
         found = []
         for kept_bhsd, new_bshd in zip(self._layers[layer], (k_bshd, v_bshd), strict=True):
             if self._is_even:
@@ -50,17 +61,28 @@ class KeyValueCache:
             found.append(kept_bhsd[:, :, : longest + s].transpose(1, 2))
         return found[0], found[1]
 
+    def of_source(self, layer: object, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return the keys and values, rows [sequences x s, features], of what an encoder read for the sequences.
+
+        Args:
+            layer: whose they are.
+            make: gives them when the layer asks for the first time.
+        """
+        if layer not in self._sources:
+            self._sources[layer] = make()
+        return self._sources[layer]
+
     def hides(self, num_new: int) -> bool:
         """Tell whether ``num_new`` tokens of each sequence see otherwise than by their order alone.
 
         They do not where the sequences are new, or where there is one new token for sequences of one length: it is the
         last of each, and sees all.
         """
-        return any(self.lengths) and not (self._is_even and num_new == 1)
+        return not self.is_new and not (self._is_even and num_new == 1)
 
     def visible(self, num_new: int, device: torch.device) -> Tensor:
         """Return bool [sequences, num_new, longest]: which keys each new token sees, those up to its own."""
-        keys = torch.arange(max(self.lengths) + num_new, device=device)
+        keys = torch.arange(self.longest + num_new, device=device)
         return keys <= self._places(num_new, device).unsqueeze(2)
 
     def advance(self, counts: Sequence[int]) -> None:
@@ -71,10 +93,13 @@ class KeyValueCache:
         """Let sequence i be what sequence ``parents[i]`` was."""
         if list(parents) == list(range(len(self.lengths))):
             return
-        longest = max(self.lengths)
+        count, longest = len(self.lengths), self.longest
         for layer, (k_bhsd, v_bhsd) in self._layers.items():
             index = torch.tensor(parents, device=k_bhsd.device)
             self._layers[layer] = (_selected(k_bhsd, index, longest), _selected(v_bhsd, index, longest))
+        for layer, (k, v) in self._sources.items():
+            index = torch.tensor(parents, device=k.device)
+            self._sources[layer] = (_selected_rows(k, index, count), _selected_rows(v, index, count))
         self.lengths = [self.lengths[parent] for parent in parents]
 
     @property
@@ -90,3 +115,9 @@ def _selected(kept_bhsd: Tensor, index: Tensor, longest: int) -> Tensor:
     made = kept_bhsd.new_empty(len(index), *kept_bhsd.shape[1:])
     made[:, :, :longest] = kept_bhsd[:, :, :longest].index_select(0, index)
     return made
+
+
+def _selected_rows(rows: Tensor, index: Tensor, num_sequences: int) -> Tensor:
+    """Return the rows of some sequences out of those of all, which are equally many each."""
+    length = rows.shape[0] // num_sequences
+    return rows.view(num_sequences, length, -1).index_select(0, index).flatten(0, 1)

@@ -72,7 +72,10 @@ def run(request: Request, placement: Placement) -> int:
             reader: Reader = SequenceReader(model, request.options.max_new_tokens)
             if framing is not None:
                 sources = begun if request.prompt_ids else [framing.around(np.array(ids)).tolist() for ids in begun]
-                reader, begun = TargetReader(model, sources), [[framing.start]] * len(sources)
+                reader, begun = (
+                    TargetReader(model, request.options.max_new_tokens, sources),
+                    [[framing.start]] * len(sources),
+                )
             found = generate(reader, begun, request.options, ending, told, first)
             for number, tokens in enumerate(found):
                 printer.end(first + number, tokens)

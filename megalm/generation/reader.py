@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from megalm.batch import IGNORED, MicroBatch
+from megalm.batch import IGNORED, MicroBatch, Source
 from megalm.generation.model import LanguageModel
 from megalm.kv_cache import KeyValueCache
 
@@ -38,10 +38,14 @@ class SequenceReader:
         self._cache.select(parents)
         return self._read([[token] for token in tokens])
 
+    def source(self) -> Source | None:
+        """Return what an encoder reads for the sequences; there is none."""
+        return None
+
     def _read(self, new: Sequence[Sequence[int]]) -> Tensor:
         counts = [len(tokens) for tokens in new]
         batch = batch_of(new, self._cache.lengths, self._model.mesh.device)
-        logits = self._model.logits(replace(asking_last(batch, counts), cache=self._cache))
+        logits = self._model.logits(replace(asking_last(batch, counts), source=self.source(), cache=self._cache))
         self._cache.advance(counts)
         return logits
 

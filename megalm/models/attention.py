@@ -117,9 +117,9 @@ class Attention(nn.Module):
         num_queries, cache = q_bhsd.shape[2], _cache(to)
         hides = of.documents_bs is not None or to.documents_bs is not None
         mask: Tensor | None = None
-        if cache is not None and (cache.hides(num_queries) or bias_hqk is not None):
+        if cache is not None and cache.hides(num_queries):
             mask = cache.visible(num_queries, q_bhsd.device).unsqueeze(1)
-        elif hides or (self.causal and bias_hqk is not None):
+        elif hides or (self.causal and bias_hqk is not None and num_queries > 1):
             mask = visible(of, to, causal=self.causal).unsqueeze(1)
         if bias_hqk is not None:
             bias = bias_hqk.unsqueeze(0)
@@ -174,20 +174,26 @@ class CrossAttention(Attention):
         super().__init__(shape, axis, None, causal=False, sequence_parallel=sequence_parallel)
 
     def forward(
-        self, x: Tensor, encoded: Tensor, batch: MicroBatch, *, again: bool = False, read: bool = True
+        self, x: Tensor, encoded: Tensor | None, batch: MicroBatch, *, again: bool = False, read: bool = True
     ) -> Tensor:
         """Map rows [n, hidden] to rows [n, hidden].
 
         Args:
             x: the rows.
-            encoded: rows [m, hidden] of the micro-batch's source.
+            encoded: rows [m, hidden] of the micro-batch's source; ``None`` where its cache has what is needed of them.
             batch: what the rows are of; it has a source.
             again: whether this is computed again for a backward that follows at once.
             read: whether anybody reads the result; see ``RowParallelLinear``.
         """
         assert batch.source is not None
         (queries,) = column_products(x, [self.q_proj], keep_whole=again)
-        keys, values = column_products(encoded, (self.k_proj, self.v_proj), keep_whole=again)
+
+        def make() -> tuple[Tensor, Tensor]:
+            assert encoded is not None
+            keys, values = column_products(encoded, (self.k_proj, self.v_proj), keep_whole=again)
+            return keys, values
+
+        keys, values = make() if batch.cache is None else batch.cache.of_source(self, make)
         return self._attended((queries, keys, values), batch, batch.source, None, read=read)
 
 

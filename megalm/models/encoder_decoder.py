@@ -93,6 +93,8 @@ class EncoderEmbedding(nn.Module):
     def forward(self, _: None, batch: MicroBatch) -> Rows:
         """Return the rows [n, hidden] of the source."""
         assert batch.source is not None, "an encoder-decoder needs micro-batches with a source: objective.name=seq2seq"
+        if not batch.reads_source:
+            return {}
         return {ENCODER: self.embedding(batch.source)}
 
 
@@ -106,6 +108,8 @@ class DecoderEmbedding(nn.Module):
 
     def forward(self, flow: Rows, batch: MicroBatch) -> Rows:
         """Return the rows [n, hidden] of the source, as all layers of the decoder see them, and those of the target."""
+        if not batch.reads_source:
+            return {DECODER: self.embedding(batch)}
         return {ENCODER: self.encoder_end(flow[ENCODER], batch.source), DECODER: self.embedding(batch)}
 
 

@@ -1,14 +1,15 @@
 """The layers of an encoder, and those of a decoder that attends to it.
 
 What flows is named: an encoder's layers pass on ``encoder``, a decoder's ``decoder`` and, as it came, ``encoder``, so
-that stages of a pipeline hand on what the layers after them attend to.
+that stages of a pipeline hand on what the layers after them attend to. Where text is generated, only the first token
+needs the encoder; after it nothing flows there.
 """
 
 from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from megalm.batch import MicroBatch
+from megalm.batch import MicroBatch, Source
 from megalm.mesh import Axis
 from megalm.models.attention import CrossAttention, SelfAttention
 from megalm.models.encoder_decoder_shape import EncoderDecoderShape, StackShape
@@ -94,10 +95,12 @@ class EncoderLayer(nn.Module):
         return self._rows(flow, batch, again=True)
 
     def _rows(self, flow: Rows, batch: MicroBatch, *, again: bool) -> Rows:
+        if not batch.reads_source:
+            return {}
         assert batch.source is not None
         source, read = batch.source, self.post_norm or not again
         token_rows = source.rows_bs.flatten()
-        bias_hqk = bias_of(self.relative_attention_bias, source.tokens_bs.shape[1])
+        bias_hqk = bias_of(self.relative_attention_bias, source)
 
         def attend(x: Tensor) -> Tensor:
             return self.self_attn(x, source, bias_hqk=bias_hqk, again=again)  # type: ignore[no-any-return]
@@ -138,8 +141,8 @@ class DecoderLayer(nn.Module):
         return self._rows(flow, batch, again=True)
 
     def _rows(self, flow: Rows, batch: MicroBatch, *, again: bool) -> Rows:
-        token_rows, encoded, read = batch.rows_bs.flatten(), flow[ENCODER], self.post_norm or not again
-        bias_hqk = bias_of(self.relative_attention_bias, batch.tokens_bs.shape[1])
+        token_rows, encoded, read = batch.rows_bs.flatten(), flow.get(ENCODER), self.post_norm or not again
+        bias_hqk = bias_of(self.relative_attention_bias, batch)
 
         def attend(x: Tensor) -> Tensor:
             return self.self_attn(x, batch, bias_hqk=bias_hqk, again=again)  # type: ignore[no-any-return]
@@ -156,12 +159,19 @@ class DecoderLayer(nn.Module):
         def then_think(x: Tensor) -> Tensor:
             return self.mlp_residual(x, token_rows, think, unchanged)  # type: ignore[no-any-return]
 
-        return {ENCODER: encoded, DECODER: self.self_attn_residual(flow[DECODER], token_rows, attend, then_look)}
+        rows = self.self_attn_residual(flow[DECODER], token_rows, attend, then_look)
+        return {DECODER: rows} if encoded is None else {ENCODER: encoded, DECODER: rows}
 
 
-def bias_of(relative: RelativeBias | None, length: int) -> Tensor | None:
-    """Return the bias [local heads, queries, keys] of a stack's attention to itself, if it has one."""
-    return None if relative is None else relative(length)
+def bias_of(relative: RelativeBias | None, batch: MicroBatch | Source) -> Tensor | None:
+    """Return the bias [local heads, queries, keys] of a stack's attention to itself, if it has one.
+
+    Sequences of which a cache keeps the beginning are equally long.
+    """
+    if relative is None:
+        return None
+    cache = batch.cache if isinstance(batch, MicroBatch) else None
+    return relative(batch.tokens_bs.shape[1], 0 if cache is None else cache.longest)  # type: ignore[no-any-return]
 
 
 def unchanged(x: Tensor) -> Tensor:

@@ -30,10 +30,15 @@ class RelativeBias(nn.Module):
         spec = ParamSpec((shape.num_buckets, num_heads), Init.normal(shape.std), split)
         self.weight = new_parameter(spec, {axis.name: axis.rank})
 
-    def forward(self, length: int) -> Tensor:
-        """Return the bias [local heads, queries, keys] of a sequence to itself."""
-        places = torch.arange(length, device=self.weight.device)
-        buckets_qk = self.buckets(places.unsqueeze(0) - places.unsqueeze(1))
+    def forward(self, num_queries: int, num_before: int = 0) -> Tensor:
+        """Return the bias [local heads, queries, keys] of a sequence to itself.
+
+        Args:
+            num_queries: how many of its tokens ask.
+            num_before: how many come before them, which are keys too.
+        """
+        places = torch.arange(num_before + num_queries, device=self.weight.device)
+        buckets_qk = self.buckets(places.unsqueeze(0) - places[num_before:].unsqueeze(1))
         return nn.functional.embedding(buckets_qk, self.weight).permute(2, 0, 1)
 
     def buckets(self, distances: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from megalm.generation.reader import SequenceReader
 from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
 from megalm.validation import validate
-from tests.generation.trained import PlainReading, trained
+from tests.generation.trained import Noting, PlainReading, trained
 from tests.ranks import RankContext, RankPool
 from tests.verify.runs import GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, NEOX, NEOX_TIED, run_file
 
@@ -39,22 +39,6 @@ MOST_NEW = 12
 
 def ends(tokens: Sequence[int]) -> bool:
     return tokens[-1] < 8
-
-
-class Noting:
-    """A reader that keeps what the one inside gave."""
-
-    def __init__(self, inside: SequenceReader | PlainReading) -> None:
-        self._inside = inside
-        self.logits: list[Tensor] = []
-
-    def begin(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        self.logits.append(self._inside.begin(prompts))
-        return self.logits[-1]
-
-    def go_on(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        self.logits.append(self._inside.go_on(parents, tokens))
-        return self.logits[-1]
 
 
 def said(reader: Noting) -> list[list[list[int]]]:

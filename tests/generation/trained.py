@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from megalm.batch import IGNORED, MicroBatch
 from megalm.checkpoint.store import CheckpointStore
+from megalm.generation.generate import Reader
 from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
 from megalm.training.build import build_state
@@ -71,3 +72,19 @@ def plain_logits(model: nn.Module, tokens: Sequence[int]) -> Tensor:
     batch = MicroBatch(tokens_bs, torch.full_like(tokens_bs, IGNORED), places_bs, places_bs, 0.0)
     logits: Tensor = model.logits(batch)  # type: ignore[operator]
     return logits
+
+
+class Noting:
+    """A reader that keeps what the one inside gave."""
+
+    def __init__(self, inside: Reader) -> None:
+        self._inside = inside
+        self.logits: list[Tensor] = []
+
+    def begin(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        self.logits.append(self._inside.begin(prompts))
+        return self.logits[-1]
+
+    def go_on(self, parents: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        self.logits.append(self._inside.go_on(parents, tokens))
+        return self.logits[-1]
