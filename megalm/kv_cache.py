@@ -57,7 +57,7 @@ class KeyValueCache:
             else:
                 rows = torch.arange(b, device=k_bshd.device).unsqueeze(1)
                 kept_bhsd[:, :, longest : longest + s] = 0  # unseen, but 0 times what is not a number would be none
-                kept_bhsd[rows, :, self._places(s, k_bshd.device)] = new_bshd
+                kept_bhsd[rows, :, self.places(s, k_bshd.device)] = new_bshd
             found.append(kept_bhsd[:, :, : longest + s].transpose(1, 2))
         return found[0], found[1]
 
@@ -80,10 +80,14 @@ class KeyValueCache:
         """
         return not self.is_new and not (self._is_even and num_new == 1)
 
+    def places(self, num_new: int, device: torch.device) -> Tensor:
+        """Return the places int64 [sequences, num_new] of new tokens."""
+        return torch.tensor(self.lengths, device=device).unsqueeze(1) + torch.arange(num_new, device=device)
+
     def visible(self, num_new: int, device: torch.device) -> Tensor:
         """Return bool [sequences, num_new, longest]: which keys each new token sees, those up to its own."""
         keys = torch.arange(self.longest + num_new, device=device)
-        return keys <= self._places(num_new, device).unsqueeze(2)
+        return keys <= self.places(num_new, device).unsqueeze(2)
 
     def advance(self, counts: Sequence[int]) -> None:
         """Take so many new tokens of each sequence as kept, when all layers have them."""
@@ -105,9 +109,6 @@ class KeyValueCache:
     @property
     def _is_even(self) -> bool:
         return len(set(self.lengths)) == 1
-
-    def _places(self, num_new: int, device: torch.device) -> Tensor:
-        return torch.tensor(self.lengths, device=device).unsqueeze(1) + torch.arange(num_new, device=device)
 
 
 def _selected(kept_bhsd: Tensor, index: Tensor, longest: int) -> Tensor:

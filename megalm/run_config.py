@@ -13,6 +13,7 @@ from megalm.checkpoint.config import CheckpointConfig
 from megalm.data.config import DataConfig
 from megalm.errors import UserError
 from megalm.layout import Layout
+from megalm.models.attention_pattern import hiding
 from megalm.models.config import ModelConfig
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.models.encoder_shape import ENCODERS
@@ -106,11 +107,6 @@ class RunConfig(Section):
             return self
         sizes = self.pipeline.blocks_per_stage
         partition([1.0] * model.num_blocks, num_stages, None if sizes == "auto" else sizes)
-        if model.sliding_window is not None and train.seq_length > model.sliding_window:
-            raise UserError(
-                f"train.seq_length={train.seq_length} is longer than the model.sliding_window={model.sliding_window}, "
-                "and attention within a window is not built; shorten the sequences."
-            )
         if model.longest_sequence is not None and train.seq_length > model.longest_sequence:
             unused = f" less the {model.first_position} rows before a first token's" if model.first_position else ""
             raise UserError(
@@ -199,6 +195,7 @@ class RunConfig(Section):
             found.append("data.reset_attention=true has no effect: a record never sees another one.")
         if self.model.family == "bert" and self.objective.name == "mlm_nsp" and not self.objective.nsp:
             found.append("objective.nsp=false leaves the pooler and the head for pairs of model.family=bert as drawn.")
+        found += self._unseen_pattern()
         if self.layout.tp == 1:
             tensor = {"sequence_parallel": self.tensor.sequence_parallel, "across_nodes": self.tensor.across_nodes}
             found += [f"tensor.{key}=true has no effect: layout.tp is 1." for key, value in tensor.items() if value]
@@ -216,6 +213,14 @@ class RunConfig(Section):
                 f"train.stop_after={self.train.stop_after} has no effect: the run ends at step {self.train.steps}."
             )
         return found
+
+    def _unseen_pattern(self) -> list[str]:
+        """Return a sentence where attention's pattern hides nothing of sequences as short as the run's."""
+        config, causal = self.model.attention, self.model.family not in ENCODERS
+        last, length = self.model.num_hidden_layers - 1, self.train.seq_length
+        if config is None or config.of_layer(last) is None or hiding(config, last, length, causal=causal):
+            return []
+        return [f"model.attention.pattern={config.pattern} hides nothing of train.seq_length={length}."]
 
     def without_effect_on(self, device_type: str) -> list[str]:
         """Return one sentence for each setting that a run on this type of device does not use."""

@@ -41,7 +41,7 @@ def export(checkpoint: "Checkpoint", out: Path, precision: str | None = None, sh
         shard_bytes: of a file at most.
 
     Raises:
-        UserError: the family has no counterpart, the checkpoint lacks a parameter, or the directory is in use.
+        UserError: the model has no counterpart, the checkpoint lacks a parameter, or the directory is in use.
     """
     config = run_of(checkpoint)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -50,12 +50,12 @@ def export(checkpoint: "Checkpoint", out: Path, precision: str | None = None, sh
     dtype = DTYPES[precision]
     specs = whole_specs(config.model)
     theirs = counterpart(config.model, specs)
+    like = checkpoint.facts.get("hugging_face") or _config_of(_source(checkpoint))
+    content = config_json(config.model.model_dump(), str(dtype).removeprefix("torch."), like)
     draft = out.with_name(f"{out.name}.writing-{secrets.token_hex(4)}")
     try:
         draft.mkdir(parents=True)
         _write_weights(checkpoint, theirs, specs, dtype, draft, shard_bytes)
-        like = checkpoint.facts.get("hugging_face") or _config_of(_source(checkpoint))
-        content = config_json(config.model.model_dump(), str(dtype).removeprefix("torch."), like)
         (draft / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         copy_side_files(_places(checkpoint, config), draft)
         draft.replace(out)

@@ -2,8 +2,8 @@
 
 Counted is what autograd saves, each storage once, parameters left out; and what put-off weight products hold: the rows
 that layers have read, and the gradients of their outputs. Without dropout, and with the fused attention core, which
-keeps queries, keys, values, its output and one number for each query and head. Of a model in 16 bits it is what a CPU
-keeps, which makes the core and the root-mean-square norm in fp32.
+keeps queries, keys, values, its output and one number for each query and head; a sparse core keeps no such number. Of
+a model in 16 bits it is what a CPU keeps, which makes the core and the root-mean-square norm in fp32.
 
 Operations that are computed again keep their inputs, and neither their results nor what lies between. A layer that is
 computed again whole keeps its input; only while its backward runs does it hold what it would have kept otherwise, its
@@ -113,7 +113,7 @@ def kept_by_block(
     for number in range(shape.num_layers):
         again = recompute.operations_of(number)
         entry = size.rows * shape.hidden_size * size.element_size
-        storages = [entry] if recompute.is_full(number) else _layer(shape, size, again)
+        storages = [entry] if recompute.is_full(number) else _layer(shape, size, number, again)
         smallest = math.inf if recompute.offload == "none" else smallest_offloaded
         moved = sum(storage for storage in storages if storage >= smallest)
         layers.append(Kept(sum(storages) - moved, _put_off(shape, size), moved))
@@ -150,7 +150,7 @@ class _Widths:
         return _Widths(heads, heads * shape.head_dim, (last_key - first_key) * shape.head_dim, stop - start)
 
 
-def _layer(shape: DecoderShape, size: MicroBatchSize, again: Set[Operation]) -> list[int]:
+def _layer(shape: DecoderShape, size: MicroBatchSize, number: int, again: Set[Operation]) -> list[int]:
     """Return the bytes of each storage that a layer keeps for its backward."""
     widths, bytes_ = _Widths.of(shape, size), size.element_size
     normed = size.rows * shape.hidden_size * bytes_
@@ -160,7 +160,7 @@ def _layer(shape: DecoderShape, size: MicroBatchSize, again: Set[Operation]) -> 
     if "attention_core" in again:
         core = [size.whole_rows * width * bytes_ for width in (widths.query, widths.key, widths.key)]
     else:
-        core = _core(shape, size, widths)
+        core = _core(shape, size, number, widths)
     num_inner = (2 if shape.gated_mlp else 1) * (1 if "activation" in again else 2)
     return norms + core + num_inner * [size.whole_rows * widths.inner * bytes_]
 
@@ -176,7 +176,7 @@ def _put_off(shape: DecoderShape, size: MicroBatchSize) -> int:
     return 2 * normed + size.tokens * widths.query * bytes_ + size.whole_rows * widths.inner * bytes_ + gradients
 
 
-def _core(shape: DecoderShape, size: MicroBatchSize, widths: _Widths) -> list[int]:
+def _core(shape: DecoderShape, size: MicroBatchSize, number: int, widths: _Widths) -> list[int]:
     """Return what attention's core keeps; what rotates or is repeated for its query heads is a copy without padding."""
     cut = HeadCut.of(shape.num_heads, shape.num_key_value_heads, size.tp_size)
     grouped = cut.key_of_query(size.tp_rank) != list(range(widths.heads))
@@ -187,7 +187,7 @@ def _core(shape: DecoderShape, size: MicroBatchSize, widths: _Widths) -> list[in
         (size.tokens if grouped or widens else size.whole_rows) * keys,
         size.tokens * widths.query,
         *(4 * [size.tokens * (shape.rotary_dim // 2)] if rotates else []),
-        size.tokens * widths.heads,
+        *([] if shape.is_sparse(number, size.seq_length) else [size.tokens * widths.heads]),
     ]
     narrow_output = [size.tokens * widths.query * size.element_size] if widens else []  # what the output product reads
     index = [widths.heads * INT64] if grouped else []

@@ -12,6 +12,7 @@ from megalm.kv_cache import KeyValueCache
 from megalm.mesh import Axis
 from megalm.models.layer_shapes import AttentionShape
 from megalm.models.rotary import Rotary
+from megalm.models.sparse_attention import Drops, SparseCore, sees_before
 from megalm.parallel.tensor.heads import HeadCut
 from megalm.parallel.tensor.linear import ColumnParallelLinear, RowParallelLinear, column_products
 from megalm.parallel.tensor.product import widened
@@ -69,6 +70,7 @@ class Attention(nn.Module):
         self.causal = causal
         self.head_dim = shape.head_dim
         self.divisor = shape.divisor
+        self.pattern = shape.pattern
         self.num_heads = shape.num_heads
         self.first_head = cut.query[axis.rank][0]
         self.key_of_query = cut.key_of_query(axis.rank)
@@ -101,7 +103,11 @@ class Attention(nn.Module):
         if self.key_of_query != list(range(k_bshd.shape[2])):
             heads = torch.tensor(self.key_of_query, device=k_bshd.device)
             k_bshd, v_bshd = k_bshd.index_select(2, heads), v_bshd.index_select(2, heads)
-        q_bhsd, k_bhsd, v_bhsd = (widened(t).transpose(1, 2) for t in (q_bshd, k_bshd, v_bshd))
+        q_bshd, k_bshd, v_bshd = (widened(t) for t in (q_bshd, k_bshd, v_bshd))
+        if self._hides(k_bshd.shape[1]) and q_bshd.shape[1] == k_bshd.shape[1]:
+            assert bias_hqk is None
+            return self._sparse(of)(q_bshd, k_bshd, v_bshd).to(q.dtype).reshape(of.tokens_bs.numel(), -1)
+        q_bhsd, k_bhsd, v_bhsd = (t.transpose(1, 2) for t in (q_bshd, k_bshd, v_bshd))
         core = self._core_with_dropout if self.training and self.dropout > 0 else self._core
         out_bhsd = core(q_bhsd, k_bhsd, v_bhsd, None if bias_hqk is None else bias_hqk.to(q_bhsd.dtype), of, to)
         return out_bhsd.transpose(1, 2).to(q.dtype).reshape(of.tokens_bs.numel(), -1)
@@ -110,6 +116,22 @@ class Attention(nn.Module):
         b, s = batch.tokens_bs.shape
         return rows[: b * s].view(b, s, -1, self.head_dim)
 
+    def _hides(self, num_keys: int) -> bool:
+        """Tell whether the pattern hides any of so many keys."""
+        return self.pattern is not None and self.pattern.hides(num_keys, causal=self.causal)
+
+    def _sparse(self, of: Sequences) -> SparseCore:
+        """Return the core of a pattern."""
+        assert self.pattern is not None
+        drops = None
+        if self.training and self.dropout > 0:
+            drops = Drops(self.dropout, self.stream, of.rows_bs.unsqueeze(2) * self.num_heads + self._own_heads(of))
+        return SparseCore(self.pattern, self.causal, self.divisor, of.documents_bs, drops)
+
+    def _own_heads(self, of: Sequences) -> Tensor:
+        last = self.first_head + len(self.key_of_query)
+        return torch.arange(self.first_head, last, device=of.tokens_bs.device)
+
     def _core(
         self, q_bhsd: Tensor, k_bhsd: Tensor, v_bhsd: Tensor, bias_hqk: Tensor | None, of: Sequences, to: Sequences
     ) -> Tensor:
@@ -117,8 +139,12 @@ class Attention(nn.Module):
         num_queries, cache = q_bhsd.shape[2], _cache(to)
         hides = of.documents_bs is not None or to.documents_bs is not None
         mask: Tensor | None = None
-        if cache is not None and cache.hides(num_queries):
-            mask = cache.visible(num_queries, q_bhsd.device).unsqueeze(1)
+        sparse = self._hides(k_bhsd.shape[2])
+        if cache is not None and (cache.hides(num_queries) or sparse):
+            seen = cache.visible(num_queries, q_bhsd.device)
+            if self.pattern is not None and sparse:
+                seen &= sees_before(self.pattern, cache.places(num_queries, q_bhsd.device), k_bhsd.shape[2])
+            mask = seen.unsqueeze(1)
         elif hides or (self.causal and bias_hqk is not None and num_queries > 1):
             mask = visible(of, to, causal=self.causal).unsqueeze(1)
         if bias_hqk is not None:
@@ -139,8 +165,7 @@ class Attention(nn.Module):
         if self.causal or of.documents_bs is not None or to.documents_bs is not None:
             hidden = ~visible(of, to, causal=self.causal).unsqueeze(1)
             scores_bhqk = scores_bhqk.masked_fill_(hidden, float("-inf"))
-        heads = torch.arange(self.first_head, self.first_head + q_bhsd.shape[1], device=q_bhsd.device)
-        rows_bhq = of.rows_bs.unsqueeze(1) * self.num_heads + heads.view(1, -1, 1)
+        rows_bhq = of.rows_bs.unsqueeze(1) * self.num_heads + self._own_heads(of).view(1, -1, 1)
         keys = torch.arange(k_bhsd.shape[2], device=q_bhsd.device)
         kept = rng.keep_mask(self.stream, rows_bhq, keys, self.dropout).to(q_bhsd.dtype).mul_(1 / (1 - self.dropout))
         out: Tensor = (scores_bhqk.softmax(-1) * kept) @ v_bhsd

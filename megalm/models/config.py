@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from megalm.errors import UserError, suggestion
+from megalm.models.attention_pattern import AttentionConfig
 from megalm.models.config_json import CONFIG, FREE, model_fields
 from megalm.models.layer_shapes import Activation
 from megalm.models.presets import PRESETS
@@ -15,12 +16,14 @@ from megalm.section import Section
 
 _SHARED: Mapping[str, Any] = {"initializer_range": 0.02}
 _ENCODER: Mapping[str, Any] = {
+    "attention": None,
     "tie_word_embeddings": True,
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
 _LLAMA: Mapping[str, Any] = {
+    "attention": None,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
     "rope_theta": 10000.0,
@@ -29,6 +32,7 @@ _LLAMA: Mapping[str, Any] = {
 }
 FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
     "gpt2": {
+        "attention": None,
         "max_position_embeddings": 1024,
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,
@@ -37,6 +41,7 @@ FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
         "resid_pdrop": 0.0,
     },
     "gpt_neox": {
+        "attention": None,
         "max_position_embeddings": 2048,
         "layer_norm_eps": 1e-5,
         "tie_word_embeddings": False,
@@ -50,7 +55,7 @@ FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
         "attention_dropout": 0.0,
     },
     "llama": {**_LLAMA, "max_position_embeddings": 2048, "attention_bias": False, "mlp_bias": False},
-    "mistral": {**_LLAMA, "max_position_embeddings": 131072, "sliding_window": None},
+    "mistral": {**_LLAMA, "max_position_embeddings": 131072},
     "qwen2": {**_LLAMA, "max_position_embeddings": 32768},
     "bert": {**_ENCODER, "max_position_embeddings": 512, "layer_norm_eps": 1e-12, "type_vocab_size": 2},
     "roberta": {
@@ -157,8 +162,8 @@ class ModelConfig(Section):
     rope_scaling: RopeScaling | None = Field(
         None, description="how the rotation's frequencies are changed (gpt_neox, llama, mistral, qwen2)"
     )
-    sliding_window: int | None = Field(
-        None, ge=1, description="how many tokens a token sees, itself among them; no sequence may be longer (mistral)"
+    attention: AttentionConfig | None = Field(
+        None, description="which keys a query sees, of those that its order leaves it (decoders and encoders)"
     )
     embd_pdrop: float | None = Field(None, ge=0, lt=1, description="dropout after the embedding (gpt2)")
     attn_pdrop: float | None = Field(
@@ -230,14 +235,10 @@ class ModelConfig(Section):
 
     @property
     def longest_sequence(self) -> int | None:
-        """Tokens of the longest sequence that the model has positions for, all within one another's sight.
-
-        ``None`` where positions have no table.
-        """
+        """Tokens of the longest sequence that the model has positions for; ``None`` where positions have no table."""
         if "max_position_embeddings" not in FAMILY_DEFAULTS[self.family]:
             return None
-        positions = self.max_position_embeddings - self.first_position
-        return positions if self.sliding_window is None else min(positions, self.sliding_window)
+        return self.max_position_embeddings - self.first_position
 
     @property
     def num_blocks(self) -> int:
@@ -321,6 +322,12 @@ class ModelConfig(Section):
             )
         if self.rope_theta is not None and self.head_dim is not None and self.head_dim % 2:
             raise UserError(f"model.head_dim={self.head_dim} is odd, but rotation takes pairs; choose an even one.")
+        dense = (self.attention and self.attention.num_dense_layers) or 0
+        if dense >= self.num_hidden_layers:
+            raise UserError(
+                f"model.attention.num_dense_layers={dense} leaves none of the model.num_hidden_layers="
+                f"{self.num_hidden_layers} to the pattern; choose fewer, or pattern=dense."
+            )
         distance, buckets = self.relative_attention_max_distance, self.relative_attention_num_buckets
         if distance is not None and buckets is not None and distance <= buckets // 2:
             raise UserError(

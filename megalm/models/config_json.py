@@ -7,6 +7,7 @@ from typing import Any
 
 from megalm.errors import UserError, suggestion
 from megalm.models.dialects import DIALECTS, TANH_GELU
+from megalm.models.window_json import attention_field, window_keys
 
 CONFIG = "config.json"
 
@@ -14,7 +15,7 @@ FREE = frozenset(
     {
         *("initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout", "attention_dropout"),
         *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "activation_dropout", "dropout_rate"),
-        *("initializer_factor", "decoder_start_token_id"),
+        *("initializer_factor", "decoder_start_token_id", "attention"),
     }
 )
 """Fields of a model section that weights do not depend on: a run may have its own."""
@@ -83,6 +84,8 @@ def model_fields(directory: Path) -> dict[str, Any]:
     fields |= {name: "gelu_new" for name in ("hidden_act", "activation_function") if fields.get(name) in TANH_GELU}
     if "rope_theta" in fields or "rotary_pct" in fields:
         fields["rope_scaling"] = _scaling(rotation, path)
+    if (attention := attention_field(found, path)) is not None:
+        fields["attention"] = attention
     hidden, heads = fields["hidden_size"], fields["num_attention_heads"]
     if all(isinstance(size, int) and size > 0 for size in (hidden, heads)):
         derived = {"intermediate_size": 4 * hidden, "num_key_value_heads": heads, "head_dim": hidden // heads}
@@ -116,6 +119,9 @@ def config_json(model: Mapping[str, Any], dtype: str, like: Mapping[str, Any]) -
         dtype: of the weights, as torch calls it.
         like: the file that the model came from, if it came from one; what we do not know of it stays, ids of special
             tokens for example.
+
+    Raises:
+        UserError: a file of the family cannot say it.
     """
     dialect = DIALECTS[model["family"]]
     ours = {key: model[name] for names in (dialect.names, dialect.newer) for name, key in names.items()}
@@ -126,5 +132,6 @@ def config_json(model: Mapping[str, Any], dtype: str, like: Mapping[str, Any]) -
         ours["rope_scaling"] = {name: value for name, value in model["rope_scaling"].items() if value is not None}
     if model.get("head_dim") == model["hidden_size"] // model["num_attention_heads"]:
         ours.pop("head_dim", None)  # what it is where a file does not say
-    own = ("rope_parameters", "rope_scaling", "dtype", "head_dim")
+    ours |= window_keys(model)
+    own = ("rope_parameters", "rope_scaling", "dtype", "head_dim", "layer_types")
     return {**{key: value for key, value in like.items() if key not in own}, **only, **ours}

@@ -39,11 +39,17 @@ def forward_flops_per_token(shape: DecoderShape, seq_length: int) -> int:
 
     Two for each entry of each weight matrix that multiplies it (the head's among them, the embedding's look-up not),
     and 4 x seq_length x heads x head_dim a layer for attention, counted without the causal half, as in PaLM
-    (Chowdhery et al. 2022, appendix B). Training takes three times as much.
+    (Chowdhery et al. 2022, appendix B); where a pattern hides keys, those that a query sees stand for seq_length.
+    Training takes three times as much.
     """
     matrices = shape.num_layers * linear_parameters_per_layer(shape) + shape.vocab_size * shape.hidden_size
-    attention = shape.num_layers * 4 * seq_length * shape.num_heads * shape.head_dim
+    attention = sum(attention_flops(shape, layer, seq_length) for layer in range(shape.num_layers))
     return 2 * matrices + attention
+
+
+def attention_flops(shape: DecoderShape, layer: int, seq_length: int) -> int:
+    """Return the FLOPs of one layer's attention for one token, beside its weights' products."""
+    return 4 * shape.keys_seen(layer, seq_length) * shape.num_heads * shape.head_dim
 
 
 def training_flops_per_token(shape: DecoderShape, seq_length: int) -> int:
@@ -61,14 +67,16 @@ def recomputed_flops(shape: DecoderShape, seq_length: int, recompute: RecomputeC
     """Return the FLOPs that one layer computes again for one token.
 
     A whole layer leaves out the products whose results only its own result needs: the MLP's last, and where attention
-    stands beside the MLP its output product too. Norms and non-linearities count nothing, as everywhere here.
+    stands beside the MLP its output product too. Norms and non-linearities count nothing, as everywhere here. Sparse
+    attention keeps nothing but its inputs in every mode, so its core is computed once more.
     """
     query = shape.num_heads * shape.head_dim
-    core = 4 * seq_length * query
+    core = attention_flops(shape, layer, seq_length)
+    sparse = core if shape.is_sparse(layer, seq_length) else 0
     if recompute.is_full(layer):
         unread = shape.intermediate_size + (query if shape.parallel_residual else 0)
-        return core + 2 * (linear_parameters_per_layer(shape) - shape.hidden_size * unread)
-    return core if "attention_core" in recompute.operations_of(layer) else 0
+        return sparse + core + 2 * (linear_parameters_per_layer(shape) - shape.hidden_size * unread)
+    return sparse + core if "attention_core" in recompute.operations_of(layer) else sparse
 
 
 @dataclass(frozen=True)
@@ -98,15 +106,15 @@ def flops_by_block(shape: DecoderShape, seq_length: int, recompute: RecomputeCon
     by chunk. Of the embedding, whose look-up is no product, the additions are counted.
     """
     products = 2 * linear_parameters_per_layer(shape)
-    attention = 4 * seq_length * shape.num_heads * shape.head_dim
+    cores = [attention_flops(shape, layer, seq_length) for layer in range(shape.num_layers)]
     embedding = BlockFlops(shape.hidden_size, 0, shape.hidden_size)
     layers = [
         BlockFlops(
-            products + attention,
-            products + 2 * attention + recomputed_flops(shape, seq_length, recompute, layer),
+            products + core,
+            products + 2 * core + recomputed_flops(shape, seq_length, recompute, layer),
             products,
         )
-        for layer in range(shape.num_layers)
+        for layer, core in enumerate(cores)
     ]
     head = BlockFlops(3 * 2 * shape.vocab_size * shape.hidden_size, 0, 0)
     return [embedding, *layers, head]

@@ -45,13 +45,17 @@ class Embedding(nn.Module):
 class DecoderLayer(nn.Module):
     """Attention and MLP, each behind a norm and added to the rows."""
 
-    def __init__(self, shape: DecoderShape, axis: Axis, rotary: Rotary | None, sequence_parallel: bool) -> None:
-        """Build one block."""
+    def __init__(
+        self, shape: DecoderShape, layer: int, axis: Axis, rotary: Rotary | None, sequence_parallel: bool
+    ) -> None:
+        """Build one block, the model's ``layer``-th from 0."""
         super().__init__()
         norm = RMSNorm if shape.rms_norm else LayerNorm
         mlp = GatedMlp if shape.gated_mlp else Mlp
         self.input_layernorm = norm(shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel)
-        self.self_attn = SelfAttention(shape.attention, axis, rotary, causal=True, sequence_parallel=sequence_parallel)
+        self.self_attn = SelfAttention(
+            shape.attention(layer), axis, rotary, causal=True, sequence_parallel=sequence_parallel
+        )
         self.post_attention_layernorm = norm(
             shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel
         )
@@ -139,7 +143,7 @@ class Backbone(nn.Module):
         if shape.rotary_dim:
             rotary = Rotary(shape.rotary_dim, shape.max_positions, shape.rotary_base, shape.rope_scaling)
         self.layers = nn.ModuleList(
-            DecoderLayer(shape, axis, rotary, sequence_parallel) for _ in range(shape.num_layers)
+            DecoderLayer(shape, layer, axis, rotary, sequence_parallel) for layer in range(shape.num_layers)
         )
         norm = RMSNorm if shape.rms_norm else LayerNorm
         self.norm = norm(shape.hidden_size, axis, eps=shape.eps, sequence_parallel=sequence_parallel)

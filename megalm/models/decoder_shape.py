@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from megalm.models.attention_pattern import AttentionConfig, hiding
 from megalm.models.config import ModelConfig
 from megalm.models.layer_shapes import AttentionShape, MlpShape
 from megalm.models.rope_scaling import RopeScaling
@@ -36,6 +37,7 @@ class DecoderShape:
         attention_out_bias: of attention's output product.
         parallel_residual: attention and MLP read the same input.
         scaled_residual_init: output projections are drawn narrower by sqrt(2 x layers).
+        sparse: which keys are seen; ``None`` where all are.
     """
 
     num_layers: int
@@ -65,15 +67,15 @@ class DecoderShape:
     embedding_dropout: float
     attention_dropout: float
     hidden_dropout: float
+    sparse: AttentionConfig | None = None
 
     @property
     def residual_std(self) -> float:
         """The standard deviation of the weights whose products are added to the rows."""
         return self.std / math.sqrt(2 * self.num_layers) if self.scaled_residual_init else self.std
 
-    @property
-    def attention(self) -> AttentionShape:
-        """The sizes of a block's attention."""
+    def attention(self, layer: int) -> AttentionShape:
+        """Return the sizes of a block's attention."""
         return AttentionShape(
             hidden_size=self.hidden_size,
             num_heads=self.num_heads,
@@ -86,7 +88,17 @@ class DecoderShape:
             query_std=self.std,
             key_value_std=self.std,
             out_std=self.residual_std,
+            pattern=self.sparse.of_layer(layer) if self.sparse else None,
         )
+
+    def keys_seen(self, layer: int, seq_length: int) -> int:
+        """Return how many keys of a sequence a query of one layer sees, without regard to their order."""
+        pattern = hiding(self.sparse, layer, seq_length, causal=True)
+        return pattern.keys_seen(seq_length, causal=True) if pattern else seq_length
+
+    def is_sparse(self, layer: int, seq_length: int) -> bool:
+        """Tell whether a layer's pattern hides any keys of sequences of this length."""
+        return hiding(self.sparse, layer, seq_length, causal=True) is not None
 
     @property
     def mlp(self) -> MlpShape:
@@ -135,4 +147,5 @@ class DecoderShape:
             embedding_dropout=config.embd_pdrop or config.hidden_dropout or 0.0,
             attention_dropout=config.attn_pdrop or config.attention_dropout or 0.0,
             hidden_dropout=config.resid_pdrop or config.hidden_dropout or 0.0,
+            sparse=config.attention,
         )

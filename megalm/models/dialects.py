@@ -147,8 +147,8 @@ DIALECTS: Mapping[str, Dialect] = {
     ),
     "mistral": Dialect(
         "MistralForCausalLM",
-        {**_LLAMA, "sliding_window": "sliding_window"},
-        {**_LLAMA_ABSENT, "num_key_value_heads": 8, "sliding_window": 4096},
+        _LLAMA,
+        {**_LLAMA_ABSENT, "num_key_value_heads": 8},
         _SILU,
     ),
     "bert": Dialect("BertForPreTraining", _ENCODER, _ENCODER_ABSENT, _ENCODER_ONLY, base="bert"),
@@ -159,7 +159,7 @@ DIALECTS: Mapping[str, Dialect] = {
         _ENCODER_ONLY,
         base="roberta",
     ),
-    "qwen2": Dialect("Qwen2ForCausalLM", _LLAMA, _LLAMA_ABSENT, {**_SILU, "use_sliding_window": (False,)}),
+    "qwen2": Dialect("Qwen2ForCausalLM", _LLAMA, _LLAMA_ABSENT, _SILU),
     "t5": Dialect(
         "T5ForConditionalGeneration",
         {

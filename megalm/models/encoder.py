@@ -109,14 +109,14 @@ class Backbone(nn.Module):
         self.embedding = EncoderEmbedding(shape, axis, sequence_parallel)
         self.layers = nn.ModuleList(
             PostNormLayer(
-                shape.attention,
+                shape.attention(layer),
                 shape.mlp,
                 axis,
                 eps=shape.eps,
                 dropout=shape.hidden_dropout,
                 sequence_parallel=sequence_parallel,
             )
-            for _ in range(shape.num_layers)
+            for layer in range(shape.num_layers)
         )
 
 

@@ -27,18 +27,19 @@ def flops_by_block(
 
     Args:
         shape: the model.
-        seq_length: tokens of a sample; each is seen by all.
+        seq_length: tokens of a sample; each is seen by all, unless a pattern hides it.
         asked: share of the tokens that have a label: the head multiplies no others.
         recompute: what is computed again.
     """
     hidden = shape.hidden_size
-    products, core = 2 * linear_parameters_per_layer(shape), 4 * seq_length * hidden
+    products = 2 * linear_parameters_per_layer(shape)
+    cores = [attention_flops(shape, layer, seq_length) for layer in range(shape.num_layers)]
     embedding = BlockFlops(3 * hidden, 0, 3 * hidden)
     layers = [
         BlockFlops(
             products + core, products + 2 * core + recomputed_flops(shape, seq_length, recompute, layer), products
         )
-        for layer in range(shape.num_layers)
+        for layer, core in enumerate(cores)
     ]
     of_pair = 2 * (hidden * hidden + 2 * hidden) / seq_length if shape.pools else 0
     small = round(2 * hidden * hidden * asked + of_pair)
@@ -46,18 +47,28 @@ def flops_by_block(
     return [embedding, *layers, head]
 
 
+def attention_flops(shape: EncoderShape, layer: int, seq_length: int) -> int:
+    """Return the FLOPs of one layer's attention for one token, beside its weights' products."""
+    return 4 * shape.keys_seen(layer, seq_length) * shape.hidden_size
+
+
 def recomputed_flops(shape: EncoderShape, seq_length: int, recompute: RecomputeConfig, layer: int) -> int:
-    """Return the FLOPs that one layer computes again for one token; its last norm reads all of its products."""
-    core = 4 * seq_length * shape.hidden_size
+    """Return the FLOPs that one layer computes again for one token; its last norm reads all of its products.
+
+    Sparse attention keeps nothing but its inputs in every mode, so its core is computed once more.
+    """
+    core = attention_flops(shape, layer, seq_length)
+    sparse = core if shape.is_sparse(layer, seq_length) else 0
     if recompute.is_full(layer):
-        return core + 2 * linear_parameters_per_layer(shape)
-    return core if "attention_core" in recompute.operations_of(layer) else 0
+        return sparse + core + 2 * linear_parameters_per_layer(shape)
+    return sparse + core if "attention_core" in recompute.operations_of(layer) else sparse
 
 
 def training_flops_per_token(shape: EncoderShape, seq_length: int, asked: float) -> int:
     """Return the FLOPs of products in forward and backward for one token, without what is computed again."""
     blocks = flops_by_block(shape, seq_length, asked)
-    return sum(block.whole for block in blocks) - blocks[0].whole
+    again = sum(recomputed_flops(shape, seq_length, KEEP_ALL, layer) for layer in range(shape.num_layers))
+    return sum(block.whole for block in blocks) - blocks[0].whole - again
 
 
 def hardware_flops_per_token(shape: EncoderShape, seq_length: int, asked: float, recompute: RecomputeConfig) -> int:

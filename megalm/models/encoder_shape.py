@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from megalm.models.attention_pattern import AttentionConfig, hiding
 from megalm.models.config import ModelConfig
 from megalm.models.layer_shapes import Activation, AttentionShape, MlpShape
 
@@ -21,6 +22,7 @@ class EncoderShape:
         head_activation: between the head's own product and its norm.
         num_labels: of a head for whole samples, which is then the only one.
         pools: whether a sample's first row says of the whole sample whether its parts belong together.
+        sparse: which keys are seen; ``None`` where all are.
     """
 
     num_layers: int
@@ -40,10 +42,10 @@ class EncoderShape:
     pools: bool
     attention_dropout: float
     hidden_dropout: float
+    sparse: AttentionConfig | None = None
 
-    @property
-    def attention(self) -> AttentionShape:
-        """The sizes of a layer's attention."""
+    def attention(self, layer: int) -> AttentionShape:
+        """Return the sizes of a layer's attention."""
         head_dim = self.hidden_size // self.num_heads
         return AttentionShape(
             hidden_size=self.hidden_size,
@@ -57,7 +59,17 @@ class EncoderShape:
             query_std=self.std,
             key_value_std=self.std,
             out_std=self.std,
+            pattern=self.sparse.of_layer(layer) if self.sparse else None,
         )
+
+    def keys_seen(self, layer: int, seq_length: int) -> int:
+        """Return how many keys of a sequence a query of one layer sees."""
+        pattern = hiding(self.sparse, layer, seq_length, causal=False)
+        return pattern.keys_seen(seq_length, causal=False) if pattern else seq_length
+
+    def is_sparse(self, layer: int, seq_length: int) -> bool:
+        """Tell whether a layer's pattern hides any keys of sequences of this length."""
+        return hiding(self.sparse, layer, seq_length, causal=False) is not None
 
     @property
     def mlp(self) -> MlpShape:
@@ -86,4 +98,5 @@ class EncoderShape:
             pools=config.family == "bert",
             attention_dropout=config.attention_probs_dropout_prob or 0.0,
             hidden_dropout=config.hidden_dropout_prob or 0.0,
+            sparse=config.attention,
         )

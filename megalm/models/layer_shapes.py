@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from megalm.models.attention_pattern import Pattern
+
 Activation = Literal["gelu", "gelu_new", "relu", "silu"]
 """The non-linearity of an MLP, under Hugging Face's names: ``gelu`` is the exact one, ``gelu_new`` its tanh form."""
 
@@ -23,6 +25,7 @@ class AttentionShape:
         query_std: standard deviation of the weight that makes queries.
         key_value_std: of those that make keys and values.
         out_std: of the output product's.
+        pattern: which keys are seen; ``None`` where all are.
     """
 
     hidden_size: int
@@ -36,6 +39,7 @@ class AttentionShape:
     query_std: float
     key_value_std: float
     out_std: float
+    pattern: Pattern | None = None
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,29 @@ def test_other_shapes(tmp_path: Path, name: str) -> None:
     assert said(Noting(reader)) == said(Noting(PlainReading(model)))
 
 
+WINDOW = {"pattern": "sliding_window", "window": 5}
+PATTERNS = {
+    "sliding_window": {**WINDOW, "num_dense_layers": 1},
+    "dilated": {"pattern": "dilated", "window": 3, "dilation": 2},
+    "block_sparse": {
+        **{"pattern": "block_sparse", "block_size": 3, "num_local_blocks": 1},
+        **{"num_global_blocks": 1, "num_random_blocks": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_hides_the_same_of_what_was_read_before(tmp_path: Path, pattern: str) -> None:
+    _, model = trained(tmp_path, LLAMA, model={"attention": PATTERNS[pattern]})
+    reader, plain = (
+        Noting(SequenceReader(open_model(tmp_path, [], Mesh.alone()), MOST_NEW)),
+        Noting(PlainReading(model)),
+    )
+    assert said(reader) == said(plain)
+    apart = [float((ours - theirs).abs().max()) for ours, theirs in zip(reader.logits, plain.logits, strict=True)]
+    assert max(apart) <= TOLERANCE
+
+
 def test_another_precision(tmp_path: Path) -> None:
     _, model = trained(tmp_path, GPT2)
     loaded = open_model(tmp_path / "checkpoints" / "step-00000003", ["train.precision=fp32"], Mesh.alone())

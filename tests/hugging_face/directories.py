@@ -79,6 +79,18 @@ MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "Mistral",
         {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40, "head_dim": 8},
     ),
+    "mistral, a window": (
+        "Mistral",
+        {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40, "sliding_window": 5},
+    ),
+    "qwen2, a window in its last layer": (
+        "Qwen2",
+        {
+            **SIZES,
+            **{"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40},
+            **{"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+        },
+    ),
     "qwen2": (
         "Qwen2",
         {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40, "vocab_size": 1009},

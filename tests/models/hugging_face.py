@@ -12,6 +12,7 @@ from megalm.hugging_face.counterpart import counterpart
 from megalm.hugging_face.views import view_in
 from megalm.models.config import ModelConfig
 from megalm.models.decoder_shape import LLAMAS
+from megalm.models.window_json import window_keys
 from megalm.param_spec import ParamSpec
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here needs the network, and nothing may reach for it
@@ -87,7 +88,8 @@ def _llama(config: ModelConfig) -> nn.Module:
     fields = _fields(config, {"num_key_value_heads", "head_dim", "rms_norm_eps", *own})
     rotation = {**_rotation(config), "rope_theta": config.rope_theta}
     kind = config.family.capitalize()
-    theirs = getattr(transformers, f"{kind}Config")(**fields, rope_parameters=rotation)
+    window = window_keys(config.model_dump())
+    theirs = getattr(transformers, f"{kind}Config")(**fields, **window, rope_parameters=rotation)
     model: nn.Module = getattr(transformers, f"{kind}ForCausalLM")(theirs)
     return model
 

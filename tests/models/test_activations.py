@@ -92,6 +92,23 @@ def test_each_block_keeps_what_the_closed_form_says(model: str) -> None:
     assert [for_weight for _, for_weight in found] == [block.for_weight for block in kept]
 
 
+@pytest.mark.parametrize("model", [GPT2, LLAMA])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {"pattern": "sliding_window", "window": 4, "num_dense_layers": 1},
+        {"pattern": "dilated", "window": 2, "dilation": 3},
+        {"pattern": "block_sparse", "block_size": 5, "num_local_blocks": 1, "num_global_blocks": 1},
+    ],
+    ids=lambda pattern: pattern["pattern"],
+)
+def test_so_does_each_block_of_sparse_attention(model: str, pattern: dict[str, Any]) -> None:
+    config = config_of(model, model={"attention": pattern})
+    kept = kept_by_block(DecoderShape.of(config.model), MicroBatchSize(3, 13))
+    found = block_by_block(RankContext(0, 1), config)
+    assert found == [(block.for_backward, block.for_weight) for block in kept]
+
+
 @pytest.mark.parametrize("model", WITHOUT_DROPOUT)
 @pytest.mark.parametrize("sequence_parallel", [False, True])
 def test_tensor_parallel_ranks_keep_their_share(ranks: RankPool, model: str, sequence_parallel: bool) -> None:

@@ -46,8 +46,8 @@ def test_what_is_left_out_is_hugging_faces_default() -> None:
                 assert getattr(ours, name) == theirs.rope_parameters["rope_theta"]
             elif name == "rotary_pct":
                 assert ours.rotary_pct == theirs.rope_parameters["partial_rotary_factor"]
-            elif name in ("rope_scaling", "sliding_window"):
-                assert getattr(ours, name) is None  # a window is taken from files, and not for granted
+            elif name in ("rope_scaling", "attention"):
+                assert getattr(ours, name) is None  # windows are taken from files, and not for granted
             elif name == "decoder_start_token_id":
                 assert ours.decoder_start_token_id is None  # the tokenizer's padding
             else:

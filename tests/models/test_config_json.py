@@ -10,7 +10,6 @@ import pytest
 from megalm.errors import UserError
 from megalm.models.config import ModelConfig
 from megalm.models.config_json import config_json, model_fields
-from megalm.run_config import RunConfig
 from megalm.validation import validate
 from tests.hugging_face.directories import MODELS, built
 
@@ -106,16 +105,72 @@ def test_scaled_rotation_and_odd_numbers_of_turning_features_are_refused(tmp_pat
         model_fields(written(tmp_path, {**OLD_NEOX, "rotary_pct": 0.2}))
 
 
-def test_a_window_longer_than_the_sequences_changes_nothing_and_a_shorter_one_is_refused(tmp_path: Path) -> None:
-    mistral = {**OLD_LLAMA, "model_type": "mistral", "num_key_value_heads": 3}
-    source = str(written(tmp_path, {**mistral, "sliding_window": 16}))
-    tree = {"model": {"from": source}, "data": {"train": [{"path": "none"}]}, "train": {"seq_length": 16}}
-    assert validate(RunConfig, tree).model.longest_sequence == 16
-    with pytest.raises(UserError, match="model\\.sliding_window=16"):
-        validate(RunConfig, {**tree, "train": {"seq_length": 17}})
-    assert model_fields(written(tmp_path, {**OLD_LLAMA, "model_type": "mistral"}))["sliding_window"] == 4096
-    none = written(tmp_path, {**mistral, "sliding_window": None})
-    assert validate(ModelConfig, model_fields(none)).longest_sequence == 40
+MISTRAL = {**OLD_LLAMA, "model_type": "mistral", "num_key_value_heads": 3}
+QWEN2 = {**MISTRAL, "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16}
+WINDOW = {"pattern": "sliding_window", "window": 16}
+
+
+@pytest.mark.parametrize(
+    ("content", "attention"),
+    [
+        ({**MISTRAL, "sliding_window": 16}, WINDOW),
+        (MISTRAL, {**WINDOW, "window": 4096}),
+        ({**MISTRAL, "sliding_window": None}, None),
+        ({**QWEN2, "max_window_layers": 0}, WINDOW),
+        ({**QWEN2, "max_window_layers": 1}, {**WINDOW, "num_dense_layers": 1}),
+        (QWEN2, None),
+        ({**QWEN2, "max_window_layers": 0, "use_sliding_window": False}, None),
+        ({**QWEN2, "layer_types": ["full_attention", "sliding_attention"]}, {**WINDOW, "num_dense_layers": 1}),
+        ({**OLD_LLAMA, "sliding_window": 16}, None),
+    ],
+)
+def test_windows_come_and_go(content: dict[str, Any], attention: dict[str, Any] | None, tmp_path: Path) -> None:
+    found = model_fields(written(tmp_path, content))
+    assert found.get("attention") == attention
+    model = validate(ModelConfig, found).model_dump()
+    of_theirs = theirs(content)
+    for like in (content, {}):
+        ours = theirs(config_json(model, "float32", like))
+        name = {"mistral": "sliding_window", "qwen2": "layer_types"}.get(content["model_type"], "vocab_size")
+        assert ours[name] == of_theirs[name]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({**MISTRAL, "sliding_window": "wide"}, "sliding_window='wide', which is no number of tokens"),
+        ({**QWEN2, "max_window_layers": None}, "max_window_layers=None, which is no number of layers"),
+        ({**QWEN2, "layer_types": ["sliding_attention", "full_attention"]}, "a window in all layers but the first"),
+    ],
+)
+def test_windows_that_are_not_built_are_refused(content: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        model_fields(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [
+        ("llama", WINDOW),
+        ("mistral", {**WINDOW, "num_dense_layers": 1}),
+        ("qwen2", {"pattern": "dilated", "window": 4, "dilation": 2}),
+        ("gpt2", {"pattern": "block_sparse", "block_size": 4, "num_local_blocks": 1}),
+    ],
+)
+def test_what_a_file_cannot_say_is_refused(family: str, attention: dict[str, Any]) -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 24, "num_attention_heads": 3, "vocab_size": 61}
+    model = validate(ModelConfig, {"family": family, **sizes, "attention": attention}).model_dump()
+    with pytest.raises(UserError, match=f"cannot be said in the config.json of a {family} model"):
+        config_json(model, "float32", {})
+    assert config_json({**model, "attention": {"pattern": "dense"}}, "float32", {})["model_type"] == family
+
+
+def test_a_run_may_have_a_window_of_its_own(tmp_path: Path) -> None:
+    source = str(written(tmp_path, {**MISTRAL, "sliding_window": 16}))
+    for attention in ({"pattern": "dense"}, {**WINDOW, "window": 8}):
+        model = validate(ModelConfig, {"from": source, "attention": attention})
+        assert model.attention is not None
+        assert model.attention.model_dump(exclude_none=True) == attention
 
 
 @pytest.mark.parametrize(

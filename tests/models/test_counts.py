@@ -22,6 +22,7 @@ from megalm.models.decoder import build_decoder
 from megalm.models.decoder_shape import DECODERS, DecoderShape
 from megalm.models.presets import PRESETS
 from megalm.parallel.pipeline.stage import Stage
+from megalm.plan.model_costs import model_costs
 from megalm.recompute import RecomputeConfig
 from megalm.run_config import RunConfig
 from megalm.training.build import build_model, build_state
@@ -180,6 +181,42 @@ def test_what_is_computed_again_is_counted_where_it_is_done(fields: dict[str, An
         stage.backward(0)
     assert counter.get_total_flops() == 26 * sum(block.whole for block in blocks)
     assert counter.get_total_flops() == 26 * hardware_flops_per_token(shape, 13, section)
+
+
+@pytest.mark.parametrize("mode", [{"mode": "none"}, {"mode": "selective"}, {"mode": "full"}], ids=str)
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_sparse_attention_costs_the_keys_that_are_seen(family: str, mode: dict[str, Any]) -> None:
+    """Whole blocks, of which the first queries compute as many as the others: 6 keys, of bert 7 in the mean, of 12."""
+    pattern = {"pattern": "block_sparse", "block_size": 2, "num_local_blocks": 1}
+    pattern |= {"num_global_blocks": 1, "num_random_blocks": 1, "num_dense_layers": 1}
+    tree: dict[str, Any] = {
+        "model": {**SIZES, "family": family, "attention": pattern},
+        "objective": {"name": "clm"} if family == "gpt2" else {"name": "mlm_nsp", "nsp": False},
+        "data": {"train": [{"path": "not read"}]},
+        "train": {"seq_length": 12},
+        "recompute": mode,
+    }
+
+    def counted(tree: dict[str, Any]) -> int:
+        state = build_state(validate(RunConfig, tree), Mesh.alone())
+        tokens = torch.arange(24).view(2, 12)
+        batch = MicroBatch(tokens, tokens, torch.arange(12).expand(2, 12), tokens, loss_scale=1 / 24)
+        counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
+        (stage,) = state.engine.stages.values()
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            stage.forward(0, None, batch)
+            stage.backward(0)
+        return counter.get_total_flops()
+
+    dense = {**tree, "model": {**tree["model"], "attention": {"pattern": "dense"}}}
+    done, of_dense = (model_costs(validate(RunConfig, each)) for each in (tree, dense))
+    assert done is not None
+    assert of_dense is not None
+    found = counted(tree) - counted(dense)
+    assert found == 24 * (done.hardware_flops - of_dense.hardware_flops)
+    seen, again = 6 if family == "gpt2" else 7, 0 if mode["mode"] == "none" else 1
+    assert done.training_flops - of_dense.training_flops == 3 * 2 * 4 * (seen - 12) * 24
+    assert found == 24 * 2 * 4 * 24 * (seen * (4 + again) - 12 * (3 + again))
 
 
 def test_full_recomputation_costs_less_than_a_third_more() -> None:

@@ -34,6 +34,8 @@ GPT2 = {"family": "gpt2", "hidden_size": 24, "num_attention_heads": 3}
 NEOX = {"family": "gpt_neox", "hidden_size": 24, "num_attention_heads": 3}
 LLAMA = {"family": "llama", "hidden_size": 24, "num_attention_heads": 6}
 MISTRAL, QWEN2 = ({**LLAMA, "family": family, "num_key_value_heads": 2} for family in ("mistral", "qwen2"))
+WINDOW = {"attention": {"pattern": "sliding_window", "window": 3}}
+FROM_ITS_LAST_LAYER = {"attention": {"pattern": "sliding_window", "window": 4, "num_dense_layers": 1}}
 SCALED = {
     **{"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
     "original_max_position_embeddings": 8,
@@ -68,7 +70,10 @@ CASES: dict[str, tuple[dict[str, Any], float]] = {
     ),
     "gpt_neox, tanh form of gelu": ({**NEOX, "hidden_act": "gelu_new"}, SINGLE),
     "mistral": (MISTRAL, SINGLE),
+    "mistral, a window": ({**MISTRAL, **WINDOW}, SINGLE),
+    "mistral, a window, the path that drops": ({**MISTRAL, **WINDOW, "attention_dropout": NEARLY_NONE}, SINGLE),
     "qwen2": (QWEN2, SINGLE),
+    "qwen2, a window in its last layer": ({**QWEN2, **FROM_ITS_LAST_LAYER}, SINGLE),
     "llama, the path that drops": (
         {**LLAMA, "num_key_value_heads": 2, "attention_dropout": NEARLY_NONE},
         SINGLE,
@@ -166,7 +171,12 @@ def test_loss_and_gradients(fields: dict[str, Any], tolerance: float) -> None:
         assert difference(state.model.logits(batch), logits.flatten(0, 1)) <= tolerance  # type: ignore[operator]
 
 
-PACKED = {"gpt2": GPT2, "gpt_neox": NEOX, "llama": {**LLAMA, "num_key_value_heads": 3}}
+PACKED = {
+    "gpt2": GPT2,
+    "gpt_neox": NEOX,
+    "llama": {**LLAMA, "num_key_value_heads": 3},
+    "mistral, a window": {**MISTRAL, **WINDOW},
+}
 
 
 @pytest.mark.parametrize("fields", [*PACKED.values(), {**GPT2, "attn_pdrop": NEARLY_NONE}], ids=[*PACKED, "drops"])
