@@ -13,7 +13,7 @@ ONLY: Mapping[str, Any] = {
 """Keys of which one value is built."""
 
 NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "objective.name": ("clm", ("rtd", "multitask")),
+    "objective.name": ("clm", ("multitask",)),
 }
 """Keys with names that will come, after the name to use until then."""
 

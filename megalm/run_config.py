@@ -15,6 +15,7 @@ from megalm.errors import UserError
 from megalm.layout import Layout
 from megalm.models.attention_pattern import hiding
 from megalm.models.config import ModelConfig
+from megalm.models.electra_shape import ELECTRA, ElectraShape
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.models.encoder_shape import ENCODERS
 from megalm.not_built import refuse_what_is_not_built
@@ -113,6 +114,11 @@ class RunConfig(Section):
                 f"train.seq_length={train.seq_length} is longer than the model.max_position_embeddings="
                 f"{model.max_position_embeddings}{unused}; shorten the sequences or give the model more positions."
             )
+        if model.family == ELECTRA and layout.tp > (heads := ElectraShape.of(model).generator.num_heads):
+            raise UserError(
+                f"layout.tp={layout.tp} is more than the generator's {heads} attention heads, which are model."
+                f"generator_size={model.generator_size} of {model.num_attention_heads}; a rank needs at least one head."
+            )
         if layout.tp > model.num_attention_heads:
             raise UserError(
                 f"layout.tp={layout.tp} is more than model.num_attention_heads={model.num_attention_heads}; a rank "
@@ -125,6 +131,11 @@ class RunConfig(Section):
         family, objective = self.model.family, self.objective
         if ":" in family or ":" in objective.name:
             return
+        if (family == ELECTRA) != (objective.name == "rtd"):
+            raise UserError(
+                f"objective.name={objective.name} is not for model.family={family}: rtd is what the generator and the "
+                f"discriminator of {ELECTRA} learn, and no other family does."
+            )
         if (family in ENCODER_DECODERS) != (objective.name == "seq2seq"):
             raise UserError(
                 f"objective.name={objective.name} is not for model.family={family}: seq2seq is what an encoder-decoder "

@@ -199,6 +199,16 @@ def test_what_is_wrong_is_told_with_its_key(small: Path, override: str, sentence
             ["model={family: bert, num_hidden_layers: 2, hidden_size: 8, num_attention_heads: 4, vocab_size: 99}"],
             "objective.name=clm asks for tokens that model.family=bert, which reads to both sides, would see; use mlm",
         ),
+        (["objective.name=rtd"], "objective.name=rtd is not for model.family=gpt2: rtd is what the generator and the"),
+        (["model.family=electra"], "objective.name=clm is not for model.family=electra: rtd is what"),
+        (
+            ["model.family=electra", "objective.name=rtd", "model.generator_size=0.3", "layout.tp=2"],
+            "layout.tp=2 is more than the generator's 1 attention heads, which are model.generator_size=0.3 of 4;",
+        ),
+        (
+            ["model.family=electra", "objective.name=rtd", "model.generator_size=0.7", "model.hidden_size=72"],
+            "model.generator_size=0.7 gives the generator 3 attention heads, which do not divide its 50 features;",
+        ),
         (
             ["objective.name=mlm_nsp"],
             "objective.name=mlm_nsp needs a model that reads to both sides, and model",
@@ -249,7 +259,6 @@ def test_a_model_of_ones_own_reads_its_sizes_as_it_likes(small: Path) -> None:
     [
         "layout.cp=2",
         "layout.ep=2",
-        "objective.name=rtd",
     ],
 )
 def test_what_is_not_built_yet_is_refused_by_name(small: Path, override: str) -> None:

@@ -12,8 +12,30 @@ from megalm.parallel.tensor.linear import ReplicatedLinear
 from megalm.parallel.tensor.region import Region, pick_rows
 
 
-class ClassHead(nn.Module):
-    """The logits of one row of each sample, their loss, and a count of what was said, while somebody asks for it.
+class Classifying(nn.Module):
+    """A head that tells classes apart, and a count of what it has said, while somebody asks for it.
+
+    Args:
+        num_classes: what there is to say.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        """See the class."""
+        super().__init__()
+        self.num_classes = num_classes
+        self.said_cc: Tensor | None = None
+
+    def count(self, classes_n: Tensor, said_n: Tensor) -> None:
+        """Count what was said; what is of class ``IGNORED`` was not asked."""
+        if self.said_cc is not None:
+            known = classes_n != IGNORED
+            pairs = classes_n[known] * self.num_classes + said_n[known]
+            counts = torch.bincount(pairs, minlength=self.num_classes**2)
+            self.said_cc += counts.view_as(self.said_cc).to(self.said_cc.device)
+
+
+class ClassHead(Classifying):
+    """The logits of one row of each sample, and their loss.
 
     Every rank of the tensor axis holds it whole and applies it to the same rows.
 
@@ -28,19 +50,16 @@ class ClassHead(nn.Module):
 
     def __init__(self, hidden_size: int, num_classes: int, std: float, region: Region, *, pooled: bool) -> None:
         """See the class."""
-        super().__init__()
+        super().__init__(num_classes)
         self.region = region
         self.pooler = ReplicatedLinear(hidden_size, hidden_size, std=std) if pooled else None
         self.classifier = ReplicatedLinear(hidden_size, num_classes, std=std, bias=pooled)
-        self.num_classes = num_classes
-        self.said_cc: Tensor | None = None
 
     def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
         """Return the samples' share of the global batch's loss."""
         assert batch.classes_b is not None
         logits_bc = self.class_logits(x, batch)
-        if self.said_cc is not None:
-            self._count(self.said_cc, batch.classes_b, logits_bc.detach().argmax(-1))
+        self.count(batch.classes_b, logits_bc.detach().argmax(-1))
         wide = logits_bc.to(torch.promote_types(logits_bc.dtype, torch.float32))
         loss = F.cross_entropy(wide, batch.classes_b, ignore_index=IGNORED, reduction="sum")
         return loss * batch.class_loss_scale
@@ -56,21 +75,16 @@ class ClassHead(nn.Module):
         logits: Tensor = self.classifier(rows if self.pooler is None else self.pooler(rows).tanh())
         return logits
 
-    def _count(self, said_cc: Tensor, classes_b: Tensor, said_b: Tensor) -> None:
-        known = classes_b != IGNORED
-        pairs = classes_b[known] * self.num_classes + said_b[known]
-        said_cc += torch.bincount(pairs, minlength=self.num_classes**2).view_as(said_cc).to(said_cc.device)
-
 
 @contextmanager
 def counted(modules: Iterable[nn.Module]) -> Iterator[Tensor | None]:
-    """Count what the head of samples among the modules says, and of what.
+    """Count what the head that tells classes apart among the modules says, and of what.
 
     Yields:
-        int64 [classes, classes]: how many samples of class i were said to be of class j, up to now; zeros on a rank of
+        int64 [classes, classes]: how many things of class i were said to be of class j, up to now; zeros on a rank of
         the pipeline that has not got the head. ``None`` for a model without one.
     """
-    heads = [module for module in modules if isinstance(module, ClassHead)]
+    heads = [module for module in modules if isinstance(module, Classifying)]
     if not heads:
         yield None
         return

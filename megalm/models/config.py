@@ -65,6 +65,13 @@ FAMILY_DEFAULTS: Mapping[str, dict[str, Any]] = {
         "type_vocab_size": 1,
         "pad_token_id": 1,
     },
+    "electra": {
+        **_ENCODER,
+        "max_position_embeddings": 512,
+        "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2,
+        "generator_size": 0.25,
+    },
     "t5": {
         "layer_norm_epsilon": 1e-6,
         "tie_word_embeddings": True,
@@ -103,6 +110,7 @@ _SIZES = frozenset(
 _FAMILY_SIZES: Mapping[str, set[str]] = {
     **{family: {"num_labels"} for family in ("gpt2", "gpt_neox", "bert", "roberta")},
     **{family: {"num_key_value_heads", "head_dim", "num_labels"} for family in ("llama", "mistral", "qwen2")},
+    "electra": {"embedding_size"},
     "t5": {"head_dim", "num_decoder_layers"},
     "bart": {"num_decoder_layers", "decoder_attention_heads", "decoder_ffn_dim"},
 }
@@ -118,7 +126,7 @@ class ModelConfig(Section):
     """What the model is. Every field is resolved: what the run file leaves out comes from the preset or the family."""
 
     family: str = Field(
-        description="the shape: gpt2 | gpt_neox | llama | mistral | qwen2 | bert | roberta | t5 | bart, or "
+        description="the shape: gpt2 | gpt_neox | llama | mistral | qwen2 | bert | roberta | electra | t5 | bart, or "
         "package.module:name of your own builder"
     )
     from_: str | None = Field(
@@ -150,7 +158,7 @@ class ModelConfig(Section):
     tie_word_embeddings: bool = Field(False, description="whether the head shares the embedding's table")
     layer_norm_epsilon: float | None = Field(None, gt=0, description="added to the variance in norms (gpt2, t5)")
     layer_norm_eps: float | None = Field(
-        None, gt=0, description="added to the variance in norms (gpt_neox, bert, roberta)"
+        None, gt=0, description="added to the variance in norms (gpt_neox, bert, roberta, electra)"
     )
     rms_norm_eps: float | None = Field(None, gt=0, description="added to the mean square in norms (llama)")
     attention_bias: bool | None = Field(None, description="whether attention's linears have biases (gpt_neox, llama)")
@@ -176,18 +184,39 @@ class ModelConfig(Section):
     attention_dropout: float | None = Field(
         None, ge=0, lt=1, description="dropout of attention probabilities; takes the slower math path"
     )
-    hidden_act: Activation | None = Field(None, description="the MLP's non-linearity (gpt_neox, bert, roberta)")
+    hidden_act: Activation | None = Field(
+        None, description="the MLP's non-linearity (gpt_neox, bert, roberta, electra)"
+    )
     hidden_dropout_prob: float | None = Field(
-        None, ge=0, lt=1, description="dropout after the embedding and before each residual sum (bert, roberta)"
+        None,
+        ge=0,
+        lt=1,
+        description="dropout after the embedding and before each residual sum (bert, roberta, electra)",
     )
     attention_probs_dropout_prob: float | None = Field(
-        None, ge=0, lt=1, description="dropout of attention probabilities; takes the slower math path (bert, roberta)"
+        None,
+        ge=0,
+        lt=1,
+        description="dropout of attention probabilities; takes the slower math path (bert, roberta, electra)",
     )
     type_vocab_size: int | None = Field(
-        None, ge=1, description="segments that tokens may be told to belong to; pairs need two (bert, roberta)"
+        None, ge=1, description="segments that tokens may be told to belong to; pairs need two (bert, roberta, electra)"
     )
     pad_token_id: int | None = Field(
         None, ge=0, description="positions begin after this row of their table, which padding has (roberta)"
+    )
+    embedding_size: int | None = Field(
+        None,
+        ge=1,
+        description="features of an embedded token, projected to hidden_size where that is another; hidden_size by "
+        "default (electra)",
+    )
+    generator_size: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="the generator's hidden size, heads and MLP as a share of the discriminator's, 0.25 by default; "
+        "both have num_hidden_layers (electra)",
     )
     num_decoder_layers: int | None = Field(
         None, ge=1, description="blocks of the decoder; as many as the encoder's by default (t5, bart)"
@@ -242,7 +271,12 @@ class ModelConfig(Section):
 
     @property
     def num_blocks(self) -> int:
-        """What a pipeline's stages are made of: embedding, layers and head; a decoder behind an encoder embeds too."""
+        """What a pipeline's stages are made of: embedding, layers and head; a decoder behind an encoder embeds too.
+
+        A generator and the discriminator behind it have all three each.
+        """
+        if self.generator_size is not None:
+            return 2 * (self.num_hidden_layers + 2)
         decoder = 0 if self.num_decoder_layers is None else self.num_decoder_layers + 1
         return self.num_hidden_layers + decoder + 2
 
@@ -294,6 +328,8 @@ class ModelConfig(Section):
             resolved.setdefault("num_key_value_heads", heads)
         if "head_dim" in sizes and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
             resolved.setdefault("head_dim", hidden // heads)
+        if "embedding_size" in sizes:
+            resolved.setdefault("embedding_size", hidden)
         for decoder, encoder in _DECODER_SIZES.items():
             if decoder in sizes:
                 resolved.setdefault(decoder, resolved.get(encoder))

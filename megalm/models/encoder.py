@@ -55,16 +55,19 @@ class MaskedHead(nn.Module):
         axis: the tensor axis.
         weight: the embedding's table when the head is tied to it.
         region: how the rows between blocks are cut.
+        embedding_size: features of an embedded token.
     """
 
-    def __init__(self, shape: EncoderShape, axis: Axis, weight: nn.Parameter | None, region: Region) -> None:
+    def __init__(
+        self, shape: EncoderShape, axis: Axis, weight: nn.Parameter | None, region: Region, embedding_size: int
+    ) -> None:
         """See the class."""
         super().__init__()
         self.region = region
-        self.dense = ReplicatedLinear(shape.hidden_size, shape.hidden_size, std=shape.std)
-        self.norm = LayerNorm(shape.hidden_size, axis, eps=shape.eps)
+        self.dense = ReplicatedLinear(shape.hidden_size, embedding_size, std=shape.std)
+        self.norm = LayerNorm(embedding_size, axis, eps=shape.eps)
         self.decoder = VocabParallelHead(
-            shape.vocab_size, shape.hidden_size, axis, weight=weight, std=shape.std, bias=True
+            shape.vocab_size, embedding_size, axis, weight=weight, std=shape.std, bias=True
         )
         self.activation = activation(shape.head_activation)
 
@@ -72,14 +75,15 @@ class MaskedHead(nn.Module):
         """Return the tokens' share of the global batch's loss."""
         labels = batch.labels_bs.flatten()
         asked = (labels != IGNORED).nonzero().squeeze(1)
-        loss: Tensor = self.decoder(self._normed(pick_rows(x, asked, self.region)), labels[asked], batch.loss_scale)
+        loss: Tensor = self.decoder(self.normed(pick_rows(x, asked, self.region)), labels[asked], batch.loss_scale)
         return loss
 
     def logits(self, x: Tensor) -> Tensor:
         """Return this rank's columns of the logits [whole rows, local vocabulary] of all rows."""
-        return self.decoder.logits(self._normed(self.region.whole_rows(x)))
+        return self.decoder.logits(self.normed(self.region.whole_rows(x)))
 
-    def _normed(self, rows: Tensor) -> Tensor:
+    def normed(self, rows: Tensor) -> Tensor:
+        """Return for rows [n, hidden] those that the output product reads, [n, features of an embedded token]."""
         normed: Tensor = self.norm(self.activation(self.dense(rows)))
         return normed
 
@@ -139,7 +143,8 @@ class Encoder(nn.Module):
         if shape.num_labels is not None:
             self.score = ClassHead(shape.hidden_size, shape.num_labels, shape.std, region, pooled=True)
             return
-        self.lm_head = MaskedHead(shape, axis, self.model.embedding.embed_tokens.weight if shape.tied else None, region)
+        table = self.model.embedding.embed_tokens.weight if shape.tied else None
+        self.lm_head = MaskedHead(shape, axis, table, region, shape.hidden_size)
         self.pair_head = ClassHead(shape.hidden_size, 2, shape.std, region, pooled=True) if shape.pools else None
 
     def blocks(self) -> list[nn.Module]:

@@ -93,7 +93,7 @@ class EncoderShape:
             std=config.initializer_range,
             eps=config.layer_norm_eps or 1e-12,
             activation=config.hidden_act,
-            head_activation="gelu" if config.family == "roberta" else config.hidden_act,
+            head_activation=config.hidden_act if config.family == "bert" else "gelu",
             num_labels=config.num_labels,
             pools=config.family == "bert",
             attention_dropout=config.attention_probs_dropout_prob or 0.0,

@@ -77,6 +77,19 @@ def _roberta(layers: int, hidden: int, heads: int) -> dict[str, Any]:
     }
 
 
+def _electra(layers: int, hidden: int, heads: int, *, embedding: int, generator: float) -> dict[str, Any]:
+    return {
+        "family": "electra",
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "embedding_size": embedding,
+        "generator_size": generator,
+        "vocab_size": 30522,
+        "max_position_embeddings": 512,
+    }
+
+
 def _t5(layers: int, hidden: int, heads: int, intermediate: int) -> dict[str, Any]:
     return {
         "family": "t5",
@@ -111,6 +124,8 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     "bert-large-uncased": _bert(24, 1024, 16),
     "roberta-base": _roberta(12, 768, 12),
     "roberta-large": _roberta(24, 1024, 16),
+    "electra-small": _electra(12, 256, 4, embedding=128, generator=1 / 4),
+    "electra-base": _electra(12, 768, 12, embedding=768, generator=1 / 3),
     "t5-small": _t5(6, 512, 8, 2048),
     "t5-base": _t5(12, 768, 12, 3072),
     "bart-base": {
@@ -123,5 +138,5 @@ PRESETS: Mapping[str, dict[str, Any]] = {
     },
 }
 """By name; sources: Radford et al. 2019, Brown et al. 2020 table 2.1, Biderman et al. 2023, Black et al. 2022,
-Touvron et al. 2023, Grattafiori et al. 2024, Devlin et al. 2019, Liu et al. 2019,
+Touvron et al. 2023, Grattafiori et al. 2024, Devlin et al. 2019, Liu et al. 2019, Clark et al. 2020 table 6,
 Raffel et al. 2020, Lewis et al. 2020."""

@@ -17,6 +17,7 @@ _SEQ2SEQ: Mapping[str, Mapping[str, Any]] = {
     "denoising": _DENOISING,
     "pairs": {},
 }
+_REPLACED: Mapping[str, Any] = {"noise_density": 0.15, "whole_word": False, "rtd_weight": 50.0}
 _MASKED: Mapping[str, Any] = {"noise_density": 0.15, "whole_word": False, "nsp": True}
 
 
@@ -26,7 +27,8 @@ class ObjectiveConfig(Section):
     name: str = Field(
         "clm",
         description="clm: the next token; classify: the labels of records; instruct: the answers of records; mlm_nsp: "
-        "hidden tokens, and whether two texts belong together; seq2seq: an encoder-decoder's target; or "
+        "hidden tokens, and whether two texts belong together; rtd: which tokens a generator has replaced; seq2seq: an "
+        "encoder-decoder's target; or "
         "package.module:name of your own",
     )
     seq2seq: Literal["spans", "denoising", "pairs"] | None = Field(
@@ -54,7 +56,7 @@ class ObjectiveConfig(Section):
     )
     whole_word: bool | None = Field(
         None,
-        description="true hides words whole, a harder task than pieces of words (mlm_nsp); false by default",
+        description="true hides words whole, a harder task than pieces of words (mlm_nsp, rtd); false by default",
     )
     nsp: bool | None = Field(
         None,
@@ -65,6 +67,12 @@ class ObjectiveConfig(Section):
         None,
         gt=0,
         description="What the loss of nsp counts beside that of tokens; 1 by default.",
+    )
+    rtd_weight: float | None = Field(
+        None,
+        gt=0,
+        description="What the loss of the discriminator counts beside that of the generator; 50 by default (ELECTRA), "
+        "since to tell two things apart loses much less than to name a token.",
     )
     sentence_ends: list[str] | None = Field(
         None,
@@ -89,6 +97,8 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys that the objective reads beside its name, and their defaults."""
     if given.get("name") == "mlm_nsp":
         return {**_MASKED, **({} if given.get("nsp") is False else {"nsp_weight": 1.0, **_SENTENCES})}
+    if given.get("name") == "rtd":
+        return dict(_REPLACED)
     if given.get("name") != "seq2seq":
         return {}
     kind = given.get("seq2seq") or "spans"

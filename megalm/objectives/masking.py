@@ -1,14 +1,28 @@
 """Which tokens of a text are hidden, and behind what."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megalm.objectives.draws import Draws
 
-MASKED, REPLACED = 0.8, 0.1
-"""Of the hidden tokens, those that a mask stands for, and those that another token stands for; the rest is left."""
+
+class Fates(NamedTuple):
+    """What becomes of hidden tokens; the rest is left.
+
+    Args:
+        masked: the share that a mask stands for.
+        replaced: that another token stands for.
+    """
+
+    masked: float
+    replaced: float
+
+
+OF_BERT, OF_ELECTRA = Fates(0.8, 0.1), Fates(0.85, 0.0)
+"""As published; what ELECTRA's generator is to name is never another token, since it makes those itself."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +34,14 @@ class Masking:
         mask_id: the token that stands for hidden ones.
         ordinary: the ids of the tokens that stand for text, int64 [any]; only they are hidden, and stand for others.
         vocab_size: of the model.
+        fates: of the hidden tokens.
     """
 
     density: float
     mask_id: int
     ordinary: NDArray[np.int64]
     vocab_size: int
+    fates: Fates = OF_BERT
 
     def __call__(
         self,
@@ -56,7 +72,8 @@ class Masking:
             hidden[sample, places[chosen(begins, order[sample, places], self.density)]] = True
         fate = draws.uniform("what stands for them", s)
         other = self.ordinary[(draws.uniform("which others", s) * len(self.ordinary)).astype(np.int64)]
-        read = np.where(fate < MASKED, self.mask_id, np.where(fate < MASKED + REPLACED, other, tokens_bs))
+        masked, replaced = self.fates
+        read = np.where(fate < masked, self.mask_id, np.where(fate < masked + replaced, other, tokens_bs))
         return np.where(hidden, read, tokens_bs), hidden
 
 

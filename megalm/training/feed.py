@@ -18,7 +18,7 @@ from megalm.objectives.classify import Classify
 from megalm.objectives.clm import clm
 from megalm.objectives.instruct import instruct
 from megalm.run_config import RunConfig
-from megalm.training.mlm_nsp import mlm_nsp, mlm_nsp_cut
+from megalm.training.mlm_nsp import mlm_nsp, mlm_nsp_cut, rtd
 from megalm.training.seq2seq import seq2seq, seq2seq_cut
 
 
@@ -45,12 +45,14 @@ OBJECTIVES: Mapping[str, Callable[[RunConfig], Objective]] = {
     "clm": lambda config: clm,
     "instruct": lambda config: instruct,
     "mlm_nsp": mlm_nsp,
+    "rtd": rtd,
     "seq2seq": seq2seq,
 }
 CUTS: Mapping[str, Callable[[RunConfig], Cut]] = {
     "classify": lambda config: SingleRecords(config.model.num_labels),
     "instruct": lambda config: PackedRecords,
     "mlm_nsp": mlm_nsp_cut,
+    "rtd": mlm_nsp_cut,
     "seq2seq": seq2seq_cut,
 }
 """How corpora become the samples of an objective; one of the user's own reads windows of a text."""

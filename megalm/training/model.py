@@ -14,6 +14,8 @@ from megalm.mesh import Axis, Mesh
 from megalm.models.config import FAMILY_DEFAULTS, ModelConfig
 from megalm.models.decoder import build_decoder, fill_tables
 from megalm.models.decoder_shape import DECODERS
+from megalm.models.electra import build_electra
+from megalm.models.electra_shape import ELECTRA
 from megalm.models.encoder import build_encoder
 from megalm.models.encoder_decoder import build_encoder_decoder
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
@@ -34,6 +36,7 @@ BUILDERS: Mapping[str, Builder] = {
     **dict.fromkeys(DECODERS, build_decoder),
     **dict.fromkeys(ENCODERS, build_encoder),
     **dict.fromkeys(ENCODER_DECODERS, build_encoder_decoder),
+    ELECTRA: build_electra,
 }
 """What builds each family."""
 

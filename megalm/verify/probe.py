@@ -105,7 +105,9 @@ def thinned(objective: Callable[..., MicroBatch]) -> Callable[..., MicroBatch]:
         zero = torch.zeros(1, dtype=torch.int64)
         of_token = rng.bits(rng.key("thinned token"), batch.rows_bs, zero).squeeze(-1)
         of_sample = rng.bits(rng.key("thinned sample"), batch.rows_bs[:, :1], zero).squeeze(-1)
-        return replace(batch, labels_bs=batch.labels_bs.masked_fill(of_token < of_sample, IGNORED))
+        dropped = of_token < of_sample
+        judged = None if batch.judged_bs is None else batch.judged_bs & ~dropped
+        return replace(batch, labels_bs=batch.labels_bs.masked_fill(dropped, IGNORED), judged_bs=judged)
 
     return drop
 

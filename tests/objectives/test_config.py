@@ -31,6 +31,10 @@ SENTENCE_ENDS = [".", "?", "!"]
             {"name": "mlm_nsp", "noise_density": 0.15, "whole_word": True, "nsp": False},
         ),
         (
+            {"name": "rtd", "whole_word": True},
+            {"name": "rtd", "noise_density": 0.15, "whole_word": True, "rtd_weight": 50.0},
+        ),
+        (
             {"name": "seq2seq"},
             {"name": "seq2seq", "seq2seq": "spans", "noise_density": 0.15, "mean_span_length": 3.0},
         ),
@@ -71,6 +75,8 @@ def test_what_is_left_out_is_resolved_once(given: dict[str, Any], resolved: dict
             {"name": "mlm_nsp", "nsp": False, "nsp_weight": 2.0},
             "objective.nsp_weight has no effect with objective.name=mlm_nsp, objective.nsp=false; remove it.",
         ),
+        ({"name": "mlm_nsp", "rtd_weight": 2.0}, "objective.rtd_weight has no effect with objective.name=mlm_nsp"),
+        ({"name": "rtd", "nsp": False}, "objective.nsp has no effect with objective.name=rtd"),
         ({"name": "own:it", "seq2seq": "spans"}, "objective.seq2seq has no effect with objective.name=own:it"),
         ({"name": "seq2seq", "noise": ["mask"]}, "objective.noise has no effect with .*objective.seq2seq=spans"),
         (

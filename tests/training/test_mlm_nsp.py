@@ -25,11 +25,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return write_pairs_corpus(Path(tmp_path_factory.mktemp("pairs")), VOCAB_SIZE)
 
 
-def run_of(corpus: tuple[str, str | None], objective: dict[str, Any]) -> RunConfig:
+def run_of(corpus: tuple[str, str | None], objective: dict[str, Any], family: str = "bert") -> RunConfig:
     sizes = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "vocab_size": VOCAB_SIZE}
     path, tokenizer = corpus
     tree = {
-        "model": {"family": "bert", **sizes},
+        "model": {"family": family, **sizes},
         "objective": {"name": "mlm_nsp", **objective},
         "data": {"train": [{"path": path}], "tokenizer": tokenizer},
         "train": {"seq_length": S, "global_batch_size": 8, "micro_batch_size": 8},
@@ -70,6 +70,17 @@ def test_running_texts_of_a_corpus(corpus: tuple[str, str]) -> None:
     assert (batch.tokens_bs[:, -1] == SEP).all()
     assert batch.classes_b is None
     assert ((batch.labels_bs != IGNORED).sum(1) >= (S - 2 - 2) // 2).all()
+
+
+def test_running_texts_whose_tokens_are_judged(corpus: tuple[str, str]) -> None:
+    config = run_of(corpus, {"name": "rtd", "noise_density": 0.5}, family="electra")
+    batch = batch_of(config)
+    assert (batch.tokens_bs[:, 0] == CLS).all()
+    assert batch.judged_bs is not None
+    assert batch.judged_bs.all()
+    asked = batch.labels_bs != IGNORED
+    assert set(batch.tokens_bs[asked & (batch.tokens_bs != batch.labels_bs)].tolist()) == {MASK}
+    assert (batch.loss_scale, batch.judged_loss_scale) == (1 / int(asked.sum()), 50.0 / (8 * S))
 
 
 def test_words_are_those_of_the_tokenizer(tmp_path: Path, corpus: tuple[str, str]) -> None:

@@ -206,22 +206,33 @@ class ColumnParallelLinear(nn.Module):
 
 
 class ReplicatedLinear(nn.Module):
-    """A linear layer that every rank of the tensor axis holds whole, and applies to the same rows.
+    """A linear layer that every rank of the tensor axis holds whole, and applies to the same rows, or to its own.
 
     Args:
         in_features: of a row.
         out_features: of a row.
         std: standard deviation of the weight.
         bias: whether there is one.
+        partial_over: the axes whose ranks apply it to rows of their own.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, std: float = 0.02, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        std: float = 0.02,
+        bias: bool = True,
+        partial_over: tuple[str, ...] = (),
+    ) -> None:
         """See the class."""
         super().__init__()
-        self.weight = new_parameter(ParamSpec((out_features, in_features), Init.normal(std)), {})
+        spec = ParamSpec((out_features, in_features), Init.normal(std), partial_over=partial_over)
+        self.weight = new_parameter(spec, {})
         self.bias: nn.Parameter | None = None
         if bias:
-            self.bias = new_parameter(ParamSpec((out_features,), Init.constant(0.0), decay=False), {})
+            spec = ParamSpec((out_features,), Init.constant(0.0), partial_over=partial_over, decay=False)
+            self.bias = new_parameter(spec, {})
 
     def forward(self, x: Tensor) -> Tensor:
         """Map rows [n, in] to rows [n, out]."""
