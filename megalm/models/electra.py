@@ -49,14 +49,14 @@ class Tower(nn.Module):
             )
         self.layers = nn.ModuleList(
             PostNormLayer(
-                shape.attention,
+                shape.attention(layer),
                 shape.mlp,
                 axis,
                 eps=shape.eps,
                 dropout=shape.hidden_dropout,
                 sequence_parallel=sequence_parallel,
             )
-            for _ in range(shape.num_layers)
+            for layer in range(shape.num_layers)
         )
 
 
