@@ -64,6 +64,7 @@ class MicroBatch(_Tensors):
         judged_loss_scale: as ``loss_scale``, of ``judged_bs``.
         source: what the encoder reads, of a model that has one.
         cache: what attention keeps of the tokens before these, where text is generated.
+        task: the name of the task that the samples are of, where a run has several.
     """
 
     tokens_bs: Tensor
@@ -79,6 +80,7 @@ class MicroBatch(_Tensors):
     judged_loss_scale: float = 0.0
     source: Source | None = None
     cache: KeyValueCache | None = None
+    task: str | None = None
 
     @property
     def reads_source(self) -> bool:

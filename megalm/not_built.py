@@ -12,11 +12,6 @@ ONLY: Mapping[str, Any] = {
 }
 """Keys of which one value is built."""
 
-NOT_YET: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "objective.name": ("clm", ("multitask",)),
-}
-"""Keys with names that will come, after the name to use until then."""
-
 VERBS = (
     "dry-run",
     "bench",
@@ -30,10 +25,6 @@ def refuse_what_is_not_built(config: Section) -> None:
         asked = _value(config, key)
         if asked != built:
             raise UserError(f"{key}={_shown(asked)} is not built yet; leave it at {_shown(built)}.")
-    for key, (built, coming) in NOT_YET.items():
-        asked = _value(config, key)
-        if asked in coming:
-            raise UserError(f"{key}={asked} is not built yet; use {built}.")
 
 
 def _value(config: Section, key: str) -> Any:

@@ -19,7 +19,7 @@ from megalm.models.electra_shape import ELECTRA, ElectraShape
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.models.encoder_shape import ENCODERS
 from megalm.not_built import refuse_what_is_not_built
-from megalm.objectives.config import ObjectiveConfig
+from megalm.objectives.config import ObjectiveConfig, TaskConfig
 from megalm.optim.config import OptimizerConfig
 from megalm.optim.lr_schedule import LrScheduleConfig
 from megalm.parallel.data.config import ZeroConfig
@@ -49,7 +49,7 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     lr_schedule: LrScheduleConfig = Field(default_factory=LrScheduleConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
-    data: DataConfig
+    data: DataConfig = Field(default_factory=DataConfig)
     train: TrainConfig
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     track: TrackConfig = Field(default_factory=TrackConfig)
@@ -75,8 +75,29 @@ class RunConfig(Section):
 
     @property
     def num_microbatches(self) -> int:
-        """The micro-batches of one data rank's step; the last may be smaller."""
-        return -(-self.train.global_batch_size // (self.layout.dp * self.train.micro_batch_size))
+        """The micro-batches of one data rank's step; the last may be smaller, of several tasks the last of each."""
+        together = self.layout.dp * self.train.micro_batch_size
+        samples = [task.samples for task in self.objective.tasks or []] or [self.train.global_batch_size]
+        return sum(-(-each // together) for each in samples)
+
+    @property
+    def sources(self) -> list[DataConfig]:
+        """What the run learns from: its data, or that of each of its tasks."""
+        return [self.data] if self.objective.tasks is None else [task.data for task in self.objective.tasks]
+
+    def tokenizer_path(self) -> Path | None:
+        """Return the tokenizer of the run's data, which is that of all of its tasks, if it is known."""
+        return next((path for data in self.sources if (path := data.tokenizer_path()) is not None), None)
+
+    def of_task(self, task: TaskConfig) -> "RunConfig":
+        """Return the run as it would be if one of its tasks were all of it."""
+        sections = {
+            "objective": ObjectiveConfig.model_validate(task.objective.model_dump(exclude_none=True)),
+            "data": task.data,
+            "model": self.model.model_copy(update={"num_labels": task.num_labels}),
+            "train": self.train.model_copy(update={"global_batch_size": task.samples}),
+        }
+        return self.model_copy(update=sections)
 
     def to_yaml(self) -> str:
         """Return the resolved run file: every default stands in it, keys that are not set are left out."""
@@ -102,7 +123,11 @@ class RunConfig(Section):
         if self.model.from_ is not None and self.checkpoint.load is not None:
             raise UserError("model.from and checkpoint.load both say what the run starts from; leave one of them out.")
         self._check_backend()
-        self._check_objective()
+        if self.objective.tasks is None:
+            self.data.check("data")
+            self._check_objective()
+        else:
+            self._check_tasks(self.objective.tasks)
         num_stages = layout.pp * stages_per_rank(self.pipeline.schedule, self.pipeline.stages_per_rank)
         if ":" in model.family:  # a model of the user's own reads its sizes as it likes
             return self
@@ -125,6 +150,45 @@ class RunConfig(Section):
                 "needs at least one head."
             )
         return self
+
+    def _check_tasks(self, tasks: Sequence[TaskConfig]) -> None:
+        """Refuse tasks that do not go together, or that the model cannot learn."""
+        if self.data != DataConfig():
+            raise UserError("data has no effect with objective.name=multitask, whose tasks have their own; remove it.")
+        if self.model.num_labels is not None:
+            raise UserError(
+                "model.num_labels has no effect with objective.name=multitask; say it of the tasks that classify, as "
+                "objective.tasks.0.num_labels."
+            )
+        asked = sum(task.samples for task in tasks)
+        if asked != self.train.global_batch_size:
+            raise UserError(
+                f"objective.tasks ask for {' + '.join(str(task.samples) for task in tasks)} = {asked} samples, and "
+                f"train.global_batch_size={self.train.global_batch_size}; change one of them."
+            )
+        for number, task in enumerate(tasks):
+            key = f"objective.tasks.{number}"
+            task.data.check(f"{key}.data")
+            if task.samples % self.layout.dp:
+                raise UserError(
+                    f"layout.dp={self.layout.dp} does not divide {key}.samples={task.samples}; choose a divisor, so "
+                    "that every replica has as many samples of the task."
+                )
+            classifies = task.objective.name == "classify"
+            if ":" not in task.objective.name and classifies == (task.num_labels is None):
+                raise UserError(
+                    f"{key}.num_labels={task.num_labels or 'null'} does not go with {key}.objective.name="
+                    f"{task.objective.name}: classify tells classes apart, and no other objective does."
+                )
+            if task.num_labels is not None and ":" in self.model.family:
+                raise UserError(
+                    f"{key}.num_labels={task.num_labels} asks for a head of the task's own, of which the builder "
+                    f"model.family={self.model.family} is not told; use a family of megalm's, or leave the task out."
+                )
+            try:
+                self.of_task(task)._check_objective()
+            except UserError as error:
+                raise UserError(f"task {task.name}: {error}") from error
 
     def _check_objective(self) -> None:
         """Refuse an objective that the model cannot learn."""
@@ -184,6 +248,7 @@ class RunConfig(Section):
                 "recompute.offload": (self.recompute.offload, ("none", "cpu") if wraps else ("none",)),
                 "optimizer.name": (self.optimizer.name, ("adamw",)),
                 "train.precision": (self.train.precision, precisions),
+                "objective.name": ("multitask" if self.objective.tasks else "any other", ("any other",)),
                 "run.trace": (str(self.run.trace).lower(), ("false",)),
                 "run.check_replicas": (str(self.run.check_replicas), ("0",)),
             },
@@ -202,11 +267,7 @@ class RunConfig(Section):
     def without_effect(self) -> list[str]:
         """Return one sentence for each setting that this run does not use, to be shown as a warning."""
         found = [*self.optimizer.without_effect(), *self.lr_schedule.without_effect(), *self.recompute.without_effect()]
-        if self.objective.name in ("instruct", "classify") and self.data.reset_attention:
-            found.append("data.reset_attention=true has no effect: a record never sees another one.")
-        if self.model.family == "bert" and self.objective.name == "mlm_nsp" and not self.objective.nsp:
-            found.append("objective.nsp=false leaves the pooler and the head for pairs of model.family=bert as drawn.")
-        found += self._unseen_pattern()
+        found += [*self._objective_without_effect(), *self._unseen_pattern()]
         if self.layout.tp == 1:
             tensor = {"sequence_parallel": self.tensor.sequence_parallel, "across_nodes": self.tensor.across_nodes}
             found += [f"tensor.{key}=true has no effect: layout.tp is 1." for key, value in tensor.items() if value]
@@ -232,6 +293,16 @@ class RunConfig(Section):
         if config is None or config.of_layer(last) is None or hiding(config, last, length, causal=causal):
             return []
         return [f"model.attention.pattern={config.pattern} hides nothing of train.seq_length={length}."]
+
+    def _objective_without_effect(self) -> list[str]:
+        found = []
+        if self.objective.name in ("instruct", "classify") and self.data.reset_attention:
+            found.append("data.reset_attention=true has no effect: a record never sees another one.")
+        if self.model.family == "bert" and self.objective.name == "mlm_nsp" and not self.objective.nsp:
+            found.append("objective.nsp=false leaves the pooler and the head for pairs of model.family=bert as drawn.")
+        for task in self.objective.tasks or []:
+            found += [f"task {task.name}: {told}" for told in self.of_task(task)._objective_without_effect()]
+        return found
 
     def without_effect_on(self, device_type: str) -> list[str]:
         """Return one sentence for each setting that a run on this type of device does not use."""

@@ -158,7 +158,8 @@ def _unknown(section: type[Section], keys: Sequence[str]) -> str:
     here = difflib.get_close_matches(word, known, n=1)
     if here:
         return f"unknown key {dotted}; did you mean {'.'.join([*path, here[0]])}?"
-    everywhere = {key.rpartition(".")[2]: key for key in reversed([*dotted_keys(section)])}
+    nearest_first = sorted(dotted_keys(section), key=lambda key: key.count("."))
+    everywhere = {key.rpartition(".")[2]: key for key in reversed(nearest_first)}
     elsewhere = difflib.get_close_matches(word, everywhere, n=1, cutoff=0.8)
     if elsewhere:
         return f"unknown key {dotted}; did you mean {everywhere[elsewhere[0]]}?"

@@ -30,8 +30,9 @@ def known_keys(schema: dict[str, Any], path: str = "") -> Iterator[str]:
     """Yield every key of the run file; those of a list's entries without their position."""
     for name, value in schema.get("properties", {}).items():
         yield f"{path}{name}"
-        forms = (value, value.get("items", {}), *value.get("anyOf", ()))
-        for reference in (form["$ref"] for form in forms if "$ref" in form):
+        forms = (value, *value.get("anyOf", ()))
+        below = (*forms, *(form.get("items", {}) for form in forms))
+        for reference in (form["$ref"] for form in below if "$ref" in form):
             yield from known_keys(root_schema()["$defs"][reference.rpartition("/")[2]], f"{path}{name}.")
 
 

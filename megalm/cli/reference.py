@@ -53,11 +53,11 @@ def _tables(schema: Schema, name: str, section: Schema) -> Iterator[str]:
         default = "required" if key in required else f"`{json.dumps(value.get('default', _empty(value)))}`"
         description = _one_line(value.get("description", "")).replace("|", "\\|")
         rows.append(f"| `{name}.{key}` | {_type(value)} | {default} | {description} |")
-        if "$ref" in value.get("items", {}):
-            below.append((f"{name}.{key}[]", "Each entry of", _resolved(schema, value["items"])))
-        below += [
-            (f"{name}.{key}", "The keys of", _resolved(schema, one)) for one in value.get("anyOf", []) if "$ref" in one
-        ]
+        for one in (value, *value.get("anyOf", [])):
+            if "$ref" in one:
+                below.append((f"{name}.{key}", "The keys of", _resolved(schema, one)))
+            if "$ref" in one.get("items", {}):
+                below.append((f"{name}.{key}[]", "Each entry of", _resolved(schema, one["items"])))
     yield "\n".join(rows) + "\n"
     for path, what, entry in below:
         yield f"{what} `{path}`:\n"

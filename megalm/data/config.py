@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from megalm.errors import UserError
 from megalm.section import Section
 
 
@@ -26,7 +27,9 @@ class Corpus(Section):
 class DataConfig(Section):
     """What a run learns from and is judged on."""
 
-    train: list[Corpus] = Field(min_length=1, description="The corpora to learn from, mixed by weight; at least one.")
+    train: list[Corpus] = Field(
+        default_factory=list, description="The corpora to learn from, mixed by weight; at least one."
+    )
     validation: list[str] | None = Field(
         None,
         description="What evaluation reads: paths as in train. null takes the held-out split of every directory in "
@@ -42,6 +45,21 @@ class DataConfig(Section):
         description="true keeps a token from seeing the documents packed before its own in the sample, and restarts "
         "positions at each document; false lets attention cross document boundaries, which is faster.",
     )
+
+    def check(self, key: str) -> None:
+        """Refuse a section without a corpus.
+
+        Args:
+            key: of the section, for the message.
+
+        Raises:
+            UserError: there is none.
+        """
+        if "train" not in self.model_fields_set:
+            missing = f"{key}.train" if self.model_fields_set else key
+            raise UserError(f"{missing} is missing and has no default; add it.")
+        if not self.train:
+            raise UserError(f"{key}.train must be a list of 1 or more, not [].")
 
     def tokenizer_path(self) -> Path | None:
         """Return the tokenizer of this data: the one named, else the first that lies in a data directory, else None."""

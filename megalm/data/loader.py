@@ -62,7 +62,7 @@ class TrainingData:
         vocab_size: int,
         cut: Cut = WindowCorpus,
     ) -> None:
-        _check_tokenizers(config)
+        check_tokenizers(config)
         self._reading = Reading(seq_length, vocab_size, seed)
         self._global_batch_size = global_batch_size
         self._corpora: list[Samples] = []
@@ -117,7 +117,7 @@ class ValidationData:
         seed: int = 0,
         cut: Cut = WindowCorpus,
     ) -> None:
-        _check_tokenizers(config)
+        check_tokenizers(config)
         self._reading = Reading(seq_length, vocab_size, seed)
         self._global_batch_size = global_batch_size
         paths = {f"data.validation.{number}": path for number, path in enumerate(config.validation or [])}
@@ -159,12 +159,15 @@ def _rows(read: list[Sample], start: int, seq_length: int) -> Rows:
     )
 
 
-def _check_tokenizers(config: DataConfig) -> None:
-    """Refuse corpora of different tokenizers: the same token id would mean different text."""
-    directories = [path for path in _paths(config) if (Path(path) / META).is_file()]
-    made_with = {path: read_meta(Path(path)).tokenizer_digest for path in directories}
-    if config.tokenizer is not None:
-        made_with = {config.tokenizer: tokenizer_digest(Path(config.tokenizer)), **made_with}
+def check_tokenizers(*configs: DataConfig) -> None:
+    """Refuse corpora of different tokenizers: the same token id would mean different text.
+
+    Raises:
+        UserError: two of all that the sections name differ.
+    """
+    made_with = {config.tokenizer: tokenizer_digest(Path(config.tokenizer)) for config in configs if config.tokenizer}
+    directories = [path for config in configs for path in _paths(config) if (Path(path) / META).is_file()]
+    made_with |= {path: read_meta(Path(path)).tokenizer_digest for path in directories}
     for (one, digest), (other, other_digest) in pairwise(made_with.items()):
         if digest != other_digest:
             raise UserError(

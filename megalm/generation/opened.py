@@ -69,13 +69,13 @@ def open_model(directory: Path, overrides: Sequence[str], mesh: Mesh) -> Languag
 def tokenizer_file(config: RunConfig, directory: Path, named: Path | None) -> Path | None:
     """Return the tokenizer that was named, else the one beside the weights, else that of the run's data, if any."""
     beside = directory / "tokenizer.json"
-    path = named or (beside if beside.is_file() else config.data.tokenizer_path())
+    path = named or (beside if beside.is_file() else config.tokenizer_path())
     return path if path is not None and (named or path.is_file()) else None
 
 
 def end_ids(config: RunConfig, tokenizer: Tokenizer | None) -> list[int]:
     """Return the token that ends a document in the run's data, else in the tokenizer, if it is known."""
-    for corpus in config.data.train:
+    for corpus in (corpus for data in config.sources for corpus in data.train):
         if (Path(corpus.path) / META).is_file():
             return [read_meta(Path(corpus.path)).eos_id]
     found = [] if tokenizer is None else [tokenizer.token_to_id(name) for name in KNOWN_ENDS]

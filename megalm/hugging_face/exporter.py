@@ -139,6 +139,6 @@ def _config_of(source: Path | None) -> dict[str, Any]:
 
 def _places(checkpoint: "Checkpoint", config: RunConfig) -> list[Path]:
     """Return where the tokenizer may lie: beside the run file of an import, where the run began, with the data."""
-    source, tokenizer = _source(checkpoint), config.data.tokenizer_path()
+    source, tokenizer = _source(checkpoint), config.tokenizer_path()
     found = [checkpoint.folder.parent.parent, source, None if tokenizer is None else tokenizer.parent]
     return [place for place in found if place is not None]

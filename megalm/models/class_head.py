@@ -1,6 +1,6 @@
 """What a model says of whole samples: which of a few classes each is of."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -17,12 +17,13 @@ class Classifying(nn.Module):
 
     Args:
         num_classes: what there is to say.
+        task: whose head it is, where a run has several tasks with heads of their own.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, task: str | None = None) -> None:
         """See the class."""
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.task = num_classes, task
         self.said_cc: Tensor | None = None
 
     def count(self, classes_n: Tensor, said_n: Tensor) -> None:
@@ -46,11 +47,21 @@ class ClassHead(Classifying):
         region: how the rows between blocks are cut.
         pooled: whether the first row of a sample speaks, through a pooler (an encoder's); otherwise its last row that
             is no padding, through one product (a decoder's).
+        task: whose head it is, where a run has several tasks with heads of their own.
     """
 
-    def __init__(self, hidden_size: int, num_classes: int, std: float, region: Region, *, pooled: bool) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_classes: int,
+        std: float,
+        region: Region,
+        *,
+        pooled: bool,
+        task: str | None = None,
+    ) -> None:
         """See the class."""
-        super().__init__(num_classes)
+        super().__init__(num_classes, task)
         self.region = region
         self.pooler = ReplicatedLinear(hidden_size, hidden_size, std=std) if pooled else None
         self.classifier = ReplicatedLinear(hidden_size, num_classes, std=std, bias=pooled)
@@ -76,15 +87,49 @@ class ClassHead(Classifying):
         return logits
 
 
+class TaskHeads(nn.ModuleDict):
+    """The heads for whole samples of a run's tasks; their names say whose they are."""
+
+    def __init__(
+        self, num_labels: Mapping[str, int], hidden_size: int, std: float, region: Region, *, pooled: bool
+    ) -> None:
+        """Build one head a task; see ``ClassHead``.
+
+        Args:
+            num_labels: the classes that each task's head tells apart.
+            hidden_size: of a row.
+            std: standard deviation of the drawn weights.
+            region: how the rows between blocks are cut.
+            pooled: see ``ClassHead``.
+        """
+        super().__init__(
+            {
+                f"task_{name}": ClassHead(hidden_size, classes, std, region, pooled=pooled, task=name)
+                for name, classes in num_labels.items()
+            }
+        )
+
+    def of(self, batch: MicroBatch) -> ClassHead | None:
+        """Return the head of the micro-batch's task, if it has one of its own."""
+        head = dict(self.items()).get(f"task_{batch.task}")
+        assert head is None or isinstance(head, ClassHead)
+        return head
+
+
 @contextmanager
-def counted(modules: Iterable[nn.Module]) -> Iterator[Tensor | None]:
+def counted(modules: Iterable[nn.Module], task: str | None = None) -> Iterator[Tensor | None]:
     """Count what the head that tells classes apart among the modules says, and of what.
+
+    Args:
+        modules: of the model.
+        task: whose head it is; a head that is no task's own serves those that have none.
 
     Yields:
         int64 [classes, classes]: how many things of class i were said to be of class j, up to now; zeros on a rank of
         the pipeline that has not got the head. ``None`` for a model without one.
     """
-    heads = [module for module in modules if isinstance(module, Classifying)]
+    heads = [module for module in modules if isinstance(module, Classifying) and module.task in (task, None)]
+    heads.sort(key=lambda head: head.task is None)
     if not heads:
         yield None
         return

@@ -1,6 +1,6 @@
 """One decoder for the shapes of GPT-2, GPT-NeoX and Llama."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from megalm.batch import MicroBatch
 from megalm.mesh import Axis
 from megalm.models.attention import SelfAttention
-from megalm.models.class_head import ClassHead
+from megalm.models.class_head import ClassHead, TaskHeads
 from megalm.models.config import ModelConfig
 from megalm.models.decoder_shape import DecoderShape
 from megalm.models.mlp import GatedMlp, Mlp
@@ -94,15 +94,18 @@ class DecoderLayer(nn.Module):
 
 
 class Head(nn.Module):
-    """The last block: final norm, output head and cross entropy."""
+    """The last block: final norm, output head and cross entropy, or the head of the micro-batch's task."""
 
-    def __init__(self, norm: nn.Module, lm_head: VocabParallelHead) -> None:
+    def __init__(self, norm: nn.Module, lm_head: VocabParallelHead, task_heads: TaskHeads | None) -> None:
         """Take the layers from the model."""
         super().__init__()
-        self.norm, self.lm_head = norm, lm_head
+        self.norm, self.lm_head, self.task_heads = norm, lm_head, task_heads
 
     def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
         """Return the micro-batch's share of the global batch's loss."""
+        head = None if self.task_heads is None else self.task_heads.of(batch)
+        if head is not None:
+            return head(self.norm(x), batch)  # type: ignore[no-any-return]
         loss: Tensor = self.lm_head(self.norm(x), batch.labels_bs.flatten(), batch.loss_scale)
         return loss
 
@@ -156,16 +159,25 @@ class Decoder(nn.Module):
         config: a resolved model section of one of the decoder families.
         axis: the tensor axis.
         sequence_parallel: whether the rows between blocks are cut over the axis.
+        num_labels: classes of the heads that tasks have beside the head for tokens, by task.
     """
 
-    def __init__(self, config: ModelConfig, axis: Axis, sequence_parallel: bool = False) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        axis: Axis,
+        sequence_parallel: bool = False,
+        num_labels: Mapping[str, int] | None = None,
+    ) -> None:
         """See the class."""
         super().__init__()
-        shape = DecoderShape.of(config)
+        shape, region = DecoderShape.of(config), Region(axis, sequence_parallel)
         self.model = Backbone(shape, axis, sequence_parallel)
         self.score: ClassHead | None = None
+        self.task_heads: TaskHeads | None = None
+        if num_labels:
+            self.task_heads = TaskHeads(num_labels, shape.hidden_size, shape.std, region, pooled=False)
         if shape.num_labels is not None:
-            region = Region(axis, sequence_parallel)
             self.score = ClassHead(shape.hidden_size, shape.num_labels, shape.std, region, pooled=False)
             return
         self.lm_head = VocabParallelHead(
@@ -181,8 +193,9 @@ class Decoder(nn.Module):
         """Return what the rows pass through, in order: the spans that a stage may be made of."""
         backbone = self.model
         embedding = Embedding(backbone.embed_tokens, backbone.embed_positions, backbone.embed_dropout)
-        last = Head(backbone.norm, self.lm_head) if self.score is None else SampleHead(backbone.norm, self.score)
-        return [embedding, *backbone.layers, last]
+        if self.score is not None:
+            return [embedding, *backbone.layers, SampleHead(backbone.norm, self.score)]
+        return [embedding, *backbone.layers, Head(backbone.norm, self.lm_head, self.task_heads)]
 
     def logits(self, batch: MicroBatch) -> Tensor:
         """Return this rank's columns of the logits [whole rows, local vocabulary]."""
@@ -200,7 +213,9 @@ def fill_tables(modules: Iterable[nn.Module]) -> None:
             module.fill()
 
 
-def build_decoder(config: ModelConfig, axis: Axis, sequence_parallel: bool) -> nn.Module:
-    """Build the decoder of a ``gpt2``, ``gpt_neox`` or ``llama`` section."""
+def build_decoder(
+    config: ModelConfig, axis: Axis, sequence_parallel: bool, num_labels: Mapping[str, int] | None = None
+) -> nn.Module:
+    """Build the decoder of a ``gpt2``, ``gpt_neox`` or ``llama`` section, and heads of tasks."""
     with torch.device("meta"):
-        return Decoder(config, axis, sequence_parallel)
+        return Decoder(config, axis, sequence_parallel, num_labels)

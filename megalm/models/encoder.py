@@ -1,11 +1,13 @@
 """One encoder for the shapes of BERT and RoBERTa."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from megalm.batch import IGNORED, MicroBatch
 from megalm.mesh import Axis
-from megalm.models.class_head import ClassHead
+from megalm.models.class_head import ClassHead, TaskHeads
 from megalm.models.config import ModelConfig
 from megalm.models.encoder_shape import EncoderShape
 from megalm.models.mlp import activation
@@ -89,15 +91,18 @@ class MaskedHead(nn.Module):
 
 
 class EncoderHead(nn.Module):
-    """The last block: what is said of tokens, and of whole samples where they are asked."""
+    """The last block: what is said of tokens, and of whole samples where they are asked; or the head of a task."""
 
-    def __init__(self, lm_head: MaskedHead, pair_head: ClassHead | None) -> None:
+    def __init__(self, lm_head: MaskedHead, pair_head: ClassHead | None, task_heads: TaskHeads | None) -> None:
         """Take the heads from the model."""
         super().__init__()
-        self.lm_head, self.pair_head = lm_head, pair_head
+        self.lm_head, self.pair_head, self.task_heads = lm_head, pair_head, task_heads
 
     def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
         """Return the micro-batch's share of the global batch's loss."""
+        head = None if self.task_heads is None else self.task_heads.of(batch)
+        if head is not None:
+            return head(x, batch)  # type: ignore[no-any-return]
         loss: Tensor = self.lm_head(x, batch)
         if self.pair_head is None or batch.classes_b is None:
             return loss
@@ -131,15 +136,25 @@ class Encoder(nn.Module):
         config: a resolved model section of one of the encoder families.
         axis: the tensor axis.
         sequence_parallel: whether the rows between blocks are cut over the axis.
+        num_labels: classes of the heads that tasks have beside the heads above, by task.
     """
 
-    def __init__(self, config: ModelConfig, axis: Axis, sequence_parallel: bool = False) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        axis: Axis,
+        sequence_parallel: bool = False,
+        num_labels: Mapping[str, int] | None = None,
+    ) -> None:
         """See the class."""
         super().__init__()
         shape = EncoderShape.of(config)
         region = Region(axis, sequence_parallel)
         self.model = Backbone(shape, axis, sequence_parallel)
         self.score: ClassHead | None = None
+        self.task_heads: TaskHeads | None = None
+        if num_labels:
+            self.task_heads = TaskHeads(num_labels, shape.hidden_size, shape.std, region, pooled=True)
         if shape.num_labels is not None:
             self.score = ClassHead(shape.hidden_size, shape.num_labels, shape.std, region, pooled=True)
             return
@@ -149,8 +164,10 @@ class Encoder(nn.Module):
 
     def blocks(self) -> list[nn.Module]:
         """Return what the rows pass through, in order: the spans that a stage may be made of."""
-        last = EncoderHead(self.lm_head, self.pair_head) if self.score is None else self.score
-        return [self.model.embedding, *self.model.layers, last]
+        layers = [self.model.embedding, *self.model.layers]
+        if self.score is not None:
+            return [*layers, self.score]
+        return [*layers, EncoderHead(self.lm_head, self.pair_head, self.task_heads)]
 
     def rows(self, batch: MicroBatch) -> Tensor:
         """Return the last layer's rows [n, hidden]."""
@@ -164,7 +181,9 @@ class Encoder(nn.Module):
         return self.lm_head.logits(self.rows(batch))
 
 
-def build_encoder(config: ModelConfig, axis: Axis, sequence_parallel: bool) -> nn.Module:
-    """Build the encoder of a ``bert`` or ``roberta`` section."""
+def build_encoder(
+    config: ModelConfig, axis: Axis, sequence_parallel: bool, num_labels: Mapping[str, int] | None = None
+) -> nn.Module:
+    """Build the encoder of a ``bert`` or ``roberta`` section, and heads of tasks."""
     with torch.device("meta"):
-        return Encoder(config, axis, sequence_parallel)
+        return Encoder(config, axis, sequence_parallel, num_labels)

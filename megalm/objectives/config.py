@@ -1,10 +1,11 @@
 """The objective section of the run file."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from megalm.data.config import DataConfig
 from megalm.errors import UserError
 from megalm.section import Section
 
@@ -21,15 +22,18 @@ _REPLACED: Mapping[str, Any] = {"noise_density": 0.15, "whole_word": False, "rtd
 _MASKED: Mapping[str, Any] = {"noise_density": 0.15, "whole_word": False, "nsp": True}
 
 
-class ObjectiveConfig(Section):
-    """What the model learns from the data; keys that the objective does not read are refused."""
+TASK_OBJECTIVES = ("clm", "classify", "instruct", "mlm_nsp", "seq2seq")
+"""What one of several tasks may learn, beside objectives of the user's own."""
+
+
+class SingleObjective(Section):
+    """What the model learns from one set of data; keys that the objective does not read are refused."""
 
     name: str = Field(
         "clm",
         description="clm: the next token; classify: the labels of records; instruct: the answers of records; mlm_nsp: "
         "hidden tokens, and whether two texts belong together; rtd: which tokens a generator has replaced; seq2seq: an "
-        "encoder-decoder's target; or "
-        "package.module:name of your own",
+        "encoder-decoder's target; multitask: the tasks below; or package.module:name of your own",
     )
     seq2seq: Literal["spans", "denoising", "pairs"] | None = Field(
         None,
@@ -86,15 +90,75 @@ class ObjectiveConfig(Section):
         """Fill what was left out, and refuse what the objective does not read."""
         if not isinstance(given, dict):
             return given
-        defaults = _defaults(given)
+        defaults = {key: value for key, value in _defaults(given).items() if key in cls.model_fields}
         for key in given:
             if key in cls.model_fields and key != "name" and given[key] is not None and key not in defaults:
                 raise UserError(f"objective.{key} has no effect with {_named(given)}; remove it.")
         return {**defaults, **{key: value for key, value in given.items() if value is not None}}
 
 
+class TaskConfig(Section):
+    """One of the tasks that a run learns together."""
+
+    name: str = Field(
+        pattern="^[A-Za-z][A-Za-z0-9_-]*$", description="How metrics and parameters call the task: letters, digits, _ -"
+    )
+    objective: SingleObjective = Field(
+        default_factory=SingleObjective, description="What the task learns: the keys of a run that has only this one."
+    )
+    data: DataConfig = Field(description="What the task is learned from and judged on.")
+    samples: int = Field(
+        ge=1,
+        description="Samples of the task in each global batch. Those of all tasks add up to train.global_batch_size; "
+        "more give a steadier gradient of the task, and need not change what it counts.",
+    )
+    weight: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="What the task's mean loss counts in the loss that is learned, which is the sum over the tasks.",
+    )
+    num_labels: int | None = Field(
+        None, ge=2, description="Classes that the task's own head tells apart; what a classify task needs."
+    )
+
+
+class ObjectiveConfig(SingleObjective):
+    """What the model learns from the data; keys that the objective does not read are refused."""
+
+    tasks: list[TaskConfig] | None = Field(
+        None,
+        min_length=1,
+        description="What multitask learns together: a trunk that all tasks share, and a head of its own for each that "
+        "says something of whole samples. Each task has its data, so the run has no section data.",
+    )
+
+    @property
+    def num_labels(self) -> dict[str, int]:
+        """The classes of each task's own head, by task."""
+        return {task.name: task.num_labels for task in self.tasks or [] if task.num_labels is not None}
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> Self:
+        """Refuse tasks that are none, or that cannot be told apart."""
+        if self.name == "multitask" and self.tasks is None:
+            raise UserError("objective.tasks is missing, and objective.name=multitask learns nothing else; add them.")
+        for number, task in enumerate(self.tasks or []):
+            name = task.objective.name
+            if ":" not in name and name not in TASK_OBJECTIVES:
+                raise UserError(
+                    f"objective.tasks.{number}.objective.name={name} is not for one of several tasks; choose one of "
+                    f"{', '.join(TASK_OBJECTIVES)}, or give package.module:name."
+                )
+            if task.name in [other.name for other in (self.tasks or [])[:number]]:
+                raise UserError(f"objective.tasks.{number}.name={task.name} is another task's too; choose another one.")
+        return self
+
+
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys that the objective reads beside its name, and their defaults."""
+    if given.get("name") == "multitask":
+        return {"tasks": None}
     if given.get("name") == "mlm_nsp":
         return {**_MASKED, **({} if given.get("nsp") is False else {"nsp_weight": 1.0, **_SENTENCES})}
     if given.get("name") == "rtd":

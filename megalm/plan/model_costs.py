@@ -30,6 +30,8 @@ class ModelCosts:
 
 def model_costs(config: RunConfig) -> ModelCosts | None:
     """Return what the model of a run costs, ``None`` where no closed form is known."""
+    if config.objective.tasks is not None:
+        return None
     length, again = config.train.seq_length, config.recompute
     if has_closed_forms(config.model):
         shape = DecoderShape.of(config.model)

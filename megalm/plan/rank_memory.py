@@ -69,6 +69,8 @@ def planned_memory(
     """
     if program is None:
         return _unknown(QUANTITIES, f"zero.backend={config.zero.backend} keeps its memory in its own way")
+    if config.objective.tasks is not None:
+        return _unknown(QUANTITIES, "objective.name=multitask has no closed form of what it holds")
     if not has_closed_forms(config.model):
         return _unknown(QUANTITIES, f"model.family={config.model.family} has no closed form of what it holds")
     shape, pp = DecoderShape.of(config.model), place.pp

@@ -33,7 +33,11 @@ class Backend(Protocol):
         """The learning rate of a 0-based step."""
 
     def run(self, microbatches: Sequence[MicroBatch]) -> Tensor:
-        """Forward, backward and exchange; return this rank's share of the global batch's loss, a float64 scalar."""
+        """Forward, backward and exchange; return this rank's share of the global batch's loss, of each micro-batch.
+
+        Returns:
+            float64 [micro-batches].
+        """
 
     def clip(self) -> float:
         """Scale all gradients so that their global norm is at most the configured one; return the norm before."""

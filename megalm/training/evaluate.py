@@ -1,5 +1,7 @@
 """Mean loss on held-out samples, by the same engine as training, and how well samples are classified."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,14 +12,40 @@ from megalm.models.mean_loss import means, told
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.feed import Feed, Objective
+from megalm.training.tasks import Task
 
 
-def evaluate(state: Backend, config: RunConfig, held_out: ValidationData, objective: Objective) -> dict[str, float]:
+def evaluate_tasks(state: Backend, tasks: Sequence[Task], held_out: Sequence[ValidationData]) -> dict[str, float]:
+    """Return what ``evaluate`` finds of a run's tasks.
+
+    Of several, ``val_loss`` is the weighted sum over those that hold samples out, and what was found of each stands
+    under ``task/NAME/``.
+    """
+    weighted, of_tasks = 0.0, {}
+    for task, data in zip(tasks, held_out, strict=True):
+        found = evaluate(state, task.config, data, task.objective, task.name)
+        if task.name is None:
+            return found
+        weighted += task.weight * found.get("val_loss", 0.0)
+        of_tasks.update({f"task/{task.name}/{key}": value for key, value in found.items()})
+    return {"val_loss": weighted, **of_tasks} if of_tasks else {}
+
+
+def evaluate(
+    state: Backend, config: RunConfig, held_out: ValidationData, objective: Objective, task: str | None = None
+) -> dict[str, float]:
     """Return ``val_loss``, the mean loss of what is held out; nothing where nothing is.
 
     Where it is a weighted sum of several losses, also the mean of each; where samples have classes, or tokens are
     judged, also ``val_accuracy`` and ``val_f1``, the mean over the classes. The same samples are read every time: the
     first ``train.eval_batches`` global batches of the held-out split.
+
+    Args:
+        state: of this rank.
+        config: the run, of several tasks as it would be with this one alone.
+        held_out: the samples.
+        objective: what is judged.
+        task: its name, where there are several.
     """
     feed = Feed(config, state.mesh, held_out, objective)
     size = config.train.global_batch_size
@@ -28,7 +56,7 @@ def evaluate(state: Backend, config: RunConfig, held_out: ValidationData, object
     state.model.eval()
     state.mesh.marker.enter("evaluating")
     modules = list(state.model.modules())
-    with counted(modules) as said_cc, told(modules, state.mesh.device) as losses:
+    with counted(modules, task) as said_cc, told(modules, state.mesh.device) as losses:
         for microbatches in batches:
             loss = state.evaluate(microbatches).cpu()
             collectives.all_reduce(loss, state.mesh.data, scalar=True)

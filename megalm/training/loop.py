@@ -12,7 +12,6 @@ import torch
 from megalm import collectives
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.store import CheckpointStore, open_checkpoint
-from megalm.data.loader import TrainingData, ValidationData
 from megalm.errors import UserError
 from megalm.hugging_face.load import load_weights
 from megalm.launcher import ranks
@@ -30,8 +29,7 @@ from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
 from megalm.training.backend import Backend
 from megalm.training.build import TrainingState, build
-from megalm.training.evaluate import evaluate
-from megalm.training.feed import Feed, cut_of, objective_of
+from megalm.training.evaluate import evaluate_tasks
 from megalm.training.memory_report import MemoryReport
 from megalm.training.replicas import Replicas
 from megalm.training.resume import check_same_run, facts, local_pieces, owned_pieces, restore
@@ -40,6 +38,7 @@ from megalm.training.step import StepReport, train_step
 from megalm.training.stop import Stop
 from megalm.training.story import Story
 from megalm.training.stragglers import Stragglers
+from megalm.training.tasks import TaskFeed, place_of, tasks_of
 from megalm.training.trace import traced
 
 if TYPE_CHECKING:
@@ -181,16 +180,10 @@ class _Run:
             if newest.step >= self.last_step:
                 self.story.say(f"already complete: step {newest.step} of {self.last_step}")
                 return False
-        settings = {
-            "seq_length": self.config.train.seq_length,
-            "global_batch_size": self.config.train.global_batch_size,
-            "vocab_size": self.config.model.vocab_size,
-            "seed": self.config.run.seed,
-        }
-        cut, self.objective = cut_of(self.config), objective_of(self.config)
         enter("opening data")
-        self.source = TrainingData(self.config.data, cut=cut, **settings)
-        self.held_out = ValidationData(self.config.data, cut=cut, **settings)
+        self.tasks = tasks_of(self.config)
+        self.sources = [task.training_data() for task in self.tasks]
+        self.held_out = [task.held_out() for task in self.tasks]
         enter("building")
         state = build(self.config, self.mesh)
         every = self.config.run.check_replicas
@@ -198,7 +191,7 @@ class _Run:
         enter("loading")
         self._start_from(state, newest)
         self.story.begin(state, resumed=newest is not None)
-        feed = Feed(self.config, self.mesh, self.source, self.objective)
+        feed = TaskFeed(self.tasks, self.sources, self.mesh)
         run_dir = Path(self.config.run.dir) if self.config.run.trace else None
         engine = state.engine if isinstance(state, TrainingState) else None
         with traced(run_dir, self.mesh, engine) as end_of_step:
@@ -232,7 +225,7 @@ class _Run:
             load_weights(state, self.config)
             self.story.say(f"took the weights of {self.config.model.from_}")
 
-    def _steps(self, state: Backend, feed: Feed, end_of_step: Callable[[int], None]) -> bool:
+    def _steps(self, state: Backend, feed: TaskFeed, end_of_step: Callable[[int], None]) -> bool:
         """Make steps until the last one, or until the run is asked to end; return whether it was."""
         assert self.mesh.ledger is not None
         self.mesh.ledger.entries.clear()
@@ -264,8 +257,11 @@ class _Run:
                 self.replicas.check(report.step)
             if self.config.run.record_samples:
                 seen = samples_of(microbatches, self.mesh.dp)
-                self.story.samples(report.step, [(each, self.source.place(each[0])) for each in seen])
-            self.story.step(report, seconds, self._evaluated(state, report))
+                places = [place_of(each[0], self.tasks, self.sources) for each in seen]
+                self.story.samples(report.step, list(zip(seen, places, strict=True)))
+            named = {task.name: task for task in self.tasks if task.name is not None}
+            of_tasks = {f"task/{name}/loss": report.tasks[name] / task.weight for name, task in named.items()}
+            self.story.step(report, seconds, {**of_tasks, **self._evaluated(state, report)})
             self._tell(stragglers.step(report.step))
             self._save_when_due(state)
         self._tell(stragglers.end())
@@ -279,7 +275,7 @@ class _Run:
         every = self.config.train.eval_every
         if not every or (report.step % every and report.step != self.last_step):
             return {}
-        return evaluate(state, self.config, self.held_out, self.objective)
+        return evaluate_tasks(state, self.tasks, self.held_out)
 
     def _preempt(self, state: Backend, reason: str) -> None:
         """Save what is not saved yet, and say why the run ends here."""

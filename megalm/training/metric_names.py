@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from megalm.training.metrics import MEANS, Row
+from megalm.training.metrics import MEANS, TASK, Row
 
 TRACKED_NAMES = MappingProxyType(
     {
@@ -22,8 +22,8 @@ TRACKED_NAMES = MappingProxyType(
 
 
 def tracked(row: Row) -> dict[str, float]:
-    """Return the numbers of a row by their shown names; what the row does not know is left out."""
-    names = {key: _of_mean(key) for key in row if key.startswith(MEANS)}
+    """Return the numbers of a row by their shown names, those of tasks by their own; what is not known is left out."""
+    names = {key: key if key.startswith(TASK) else _of_mean(key) for key in row if key.startswith((TASK, *MEANS))}
     return {name: row[key] for key, name in {**TRACKED_NAMES, **names}.items() if row.get(key) is not None}
 
 

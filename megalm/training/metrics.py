@@ -19,12 +19,22 @@ from megalm.training.log_tail import Tail
 KEYS = ("step", "loss", "grad_norm", "lr", "tokens", "tokens_per_s", "step_time_s", "memory_gib", "mfu")
 
 HELD_OUT = ("val_loss", "val_accuracy", "val_f1")
+TASK = "task/"
 
 MEANS = ("loss_", "val_loss_")
 """What the means of losses begin with, of which ``loss`` and ``val_loss`` are weighted sums; their names follow."""
 
 Row = Mapping[str, Any]
-"""One update: each of ``KEYS``, and on evaluated steps ``val_loss``, of a classifier all of ``HELD_OUT``; ``MEANS``."""
+"""One update: each of ``KEYS``, and on evaluated steps ``val_loss``, of a classifier all of ``HELD_OUT``; ``MEANS``.
+
+A run of several tasks has ``task/NAME/loss`` for each, a mean without the task's weight, and what was found on held-out
+samples for each as ``task/NAME/val_loss``; its ``loss`` and ``val_loss`` are the weighted sums.
+"""
+
+
+def held_out(row: Row) -> list[str]:
+    """Return the keys of what a row says of held-out samples, those of tasks too."""
+    return [key for key in row if key.rpartition("/")[2] in HELD_OUT and row[key] is not None]
 
 
 class MetricsFile:

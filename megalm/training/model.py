@@ -30,7 +30,8 @@ from megalm.training.held import Held, check_blocks
 from megalm.training.precision import DTYPES, choose_rounding
 from megalm.training.recomputed import choose_offloaded, choose_recomputed
 
-Builder = Callable[[ModelConfig, Axis, bool], nn.Module]
+Builder = Callable[..., nn.Module]
+"""``(model section, tensor axis, sequence_parallel)`` builds a model; ours take heads of tasks too."""
 
 BUILDERS: Mapping[str, Builder] = {
     **dict.fromkeys(DECODERS, build_decoder),
@@ -115,9 +116,10 @@ def build_part(
         UserError: the model does not fit the stages, or its blocks do not hold all of it.
     """
     build = registry.lookup("model.family", config.model.family, BUILDERS)
+    heads = [num_labels] if (num_labels := config.objective.num_labels) else []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)  # for what a user's own modules draw by themselves
-        model = build(config.model, mesh.tp, config.tensor.sequence_parallel)
+        model = build(config.model, mesh.tp, config.tensor.sequence_parallel, *heads)
     name_parameters(model)
     name_streams(model, config.run.seed)
     choose_rounding(config.train.precision, model)

@@ -12,7 +12,7 @@ from rich import progress as rich_progress
 from rich.console import Console
 
 from megalm.training.line_file import LineFile
-from megalm.training.metrics import HELD_OUT, MEANS, Row
+from megalm.training.metrics import MEANS, Row, held_out
 
 SECONDS_BETWEEN_REDRAWS = 0.1
 
@@ -24,7 +24,8 @@ def format_step(row: Row, total: int, eta_s: float) -> str:
         f"grad_norm {_number(row['grad_norm'], '.2f')} | lr {_number(row['lr'], '.1e')} | "
         f"tokens/s {_number(row['tokens_per_s'], '.0f')} | eta {timedelta(seconds=round(eta_s))}"
     )
-    more = [name for name in row if (name in HELD_OUT or name.startswith(MEANS)) and row[name] is not None]
+    found = held_out(row)
+    more = [name for name in row if name in found or (name.startswith(MEANS) and row[name] is not None)]
     return " | ".join([line, *(f"{name} {_number(row[name], '.4f')}" for name in more)])
 
 

@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from megalm.errors import UserError
 from megalm.layout import Layout
-from megalm.training.metrics import Row, rows
+from megalm.training.metrics import TASK, Row, held_out, rows
 from megalm.training.report_chart import WIDE, Chart, Series
 from megalm.training.report_layout import layout_section
 from megalm.training.report_markup import Node, node, page, table
@@ -108,10 +108,12 @@ def _results(run: dict[str, Any], measured: Sequence[Row]) -> list[Node]:
     if not measured:
         return [node("p", "No step has finished yet: metrics.jsonl holds no row.")]
     vocab_size = _value(run, "model", "vocab_size")
-    guess = math.log(vocab_size) if isinstance(vocab_size, int) and vocab_size > 1 else None
+    has_tasks = any(key.startswith(TASK) for key in measured[0])
+    guess = math.log(vocab_size) if isinstance(vocab_size, int) and vocab_size > 1 and not has_tasks else None
     level = None if guess is None else (guess, f"ln({vocab_size:,}) = {guess:.2f}, a uniform guess")
     charts = [
         Chart("Loss", _losses(measured), level=level, size=WIDE),
+        *_of_tasks(measured),
         Chart("Gradient norm before clipping", [_series(measured, "grad_norm", "gradient norm")], may_be_log=True),
         Chart("Learning rate", [_series(measured, "lr", "learning rate")], from_zero=True),
         Chart("Throughput, tokens/s", [_series(measured, "tokens_per_s", "tokens/s")], from_zero=True),
@@ -123,10 +125,17 @@ def _series(measured: Sequence[Row], key: str, name: str) -> Series:
     return Series(name, [(row["step"], row[key]) for row in measured])
 
 
-def _losses(measured: Sequence[Row]) -> list[Series]:
-    evaluated = [(row["step"], row["val_loss"]) for row in measured if "val_loss" in row]
+def _losses(measured: Sequence[Row], of: str = "") -> list[Series]:
+    key = f"{of}val_loss"
+    evaluated = [(row["step"], row[key]) for row in measured if key in row]
     validation = [Series("validation", evaluated, marked=True)] if evaluated else []
-    return [_series(measured, "loss", "training"), *validation]
+    return [_series(measured, f"{of}loss", "training"), *validation]
+
+
+def _of_tasks(measured: Sequence[Row]) -> list[Chart]:
+    """Return a chart of the losses of each task, where a run has several."""
+    keys = [key for key in measured[0] if key.startswith(TASK) and key.endswith("/loss")]
+    return [Chart(f"Loss of the task {key.split('/')[1]}", _losses(measured, key.removesuffix("loss"))) for key in keys]
 
 
 def _tiles(run: dict[str, Any], measured: Sequence[Row], level: tuple[float, str] | None) -> Node:
@@ -137,9 +146,11 @@ def _tiles(run: dict[str, Any], measured: Sequence[Row], level: tuple[float, str
     if evaluated:
         first, final = evaluated[0], evaluated[-1]
         where = f"first at step {first['step']:,}, last at step {final['step']:,}"
-        for key, name in (("val_loss", "Validation loss"), ("val_accuracy", "Accuracy"), ("val_f1", "Macro F1")):
-            if first.get(key) is not None and final.get(key) is not None:
-                tiles.append((name, f"{first[key]:.4f} → {final[key]:.4f}", where))
+        names = {"val_loss": "Validation loss", "val_accuracy": "Accuracy", "val_f1": "Macro F1"}
+        for key in held_out(first):
+            *of_task, name = key.removeprefix(TASK).split("/")
+            if final.get(key) is not None:
+                tiles.append((": ".join([*of_task, names[name]]), f"{first[key]:.4f} → {final[key]:.4f}", where))
     losses = [row["loss"] for row in measured if row["loss"] is not None]
     if losses:
         tiles.append(("Training loss", f"{losses[0]:.4f} → {losses[-1]:.4f}", "first and last update"))

@@ -25,6 +25,7 @@ class StepReport:
         lr: learning rate used.
         updated: whether the parameters changed.
         losses: the mean of each loss that ``loss`` is a weighted sum of, by name, where they are several.
+        tasks: what each named task of several has in the loss, its weight included.
     """
 
     step: int
@@ -33,6 +34,7 @@ class StepReport:
     lr: float
     updated: bool
     losses: Mapping[str, float] = field(default_factory=dict)
+    tasks: Mapping[str, float] = field(default_factory=dict)
 
 
 def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_finite: bool = False) -> StepReport:
@@ -49,12 +51,13 @@ def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_f
     """
     marker = state.mesh.marker
     marker.enter("forward and backward")
-    with told(state.model.modules(), state.mesh.device) as partial_losses:
-        partial_loss = state.run(microbatches)
+    with told(state.model.modules(), state.mesh.device) as partial_means:
+        partial_losses = state.run(microbatches)
     marker.enter("clipping")
     grad_norm = state.clip()
     marker.enter("summing the loss")
-    loss, learned, losses = _over_ranks(state, partial_loss, partial_losses, microbatches)
+    tasks, learned, losses = _over_ranks(state, partial_losses, partial_means, microbatches)
+    loss = sum(tasks.values())
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if not finite and not state.loss_scale.overflows() and not skip_non_finite:
         raise TrainingError(_what_is_not_finite(state, loss))
@@ -64,21 +67,30 @@ def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_f
         marker.enter("update")
         state.update(lr)
     state.step += 1
-    return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned, losses=losses)
+    named = {name: share for name, share in tasks.items() if name is not None}
+    return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned, losses=losses, tasks=named)
 
 
 def _over_ranks(
-    state: Backend, partial_loss: Tensor, partial_losses: Mapping[str, Tensor], microbatches: Sequence[MicroBatch]
-) -> tuple[float, bool, dict[str, float]]:
-    """Return the global batch's loss, whether it has a token to learn from, and ``means``, the same on every rank."""
+    state: Backend, partial_losses: Tensor, partial_means: Mapping[str, Tensor], microbatches: Sequence[MicroBatch]
+) -> tuple[dict[str | None, float], bool, dict[str, float]]:
+    """Return the loss by task, whether there is a token to learn from, and ``means``, the same on every rank.
+
+    Every rank has micro-batches of the same tasks, in the same order; where there is one task, it may have none.
+    """
     learned = any(microbatch.learns for microbatch in microbatches)
-    partial_loss = partial_loss.cpu()
-    both = torch.stack([partial_loss, partial_loss.new_tensor(learned)])
-    sums = torch.cat([both, *(losses.cpu() for losses in partial_losses.values())])
+    numbers: dict[str | None, list[int]] = {} if microbatches else {None: []}
+    for number, microbatch in enumerate(microbatches):
+        numbers.setdefault(microbatch.task, []).append(number)
+    partial_losses = partial_losses.cpu()
+    by_task = [partial_losses[of_task].sum() for of_task in numbers.values()]
+    both = torch.stack([*by_task, partial_losses.new_tensor(learned)])
+    sums = torch.cat([both, *(losses.cpu() for losses in partial_means.values())])
     collectives.all_reduce(sums, state.mesh.data, scalar=True)
     collectives.all_reduce(sums, state.mesh.pp, scalar=True)
-    loss, learning_ranks = sums[:2].tolist()
-    return loss, learning_ranks > 0, means(dict(zip(partial_losses, sums[2:].view(-1, 2), strict=True)))
+    *losses, learning_ranks = sums[: len(both)].tolist()
+    found = means(dict(zip(partial_means, sums[len(both) :].view(-1, 2), strict=True)))
+    return dict(zip(numbers, losses, strict=True)), learning_ranks > 0, found
 
 
 def _what_is_not_finite(state: Backend, loss: float) -> str:

@@ -105,8 +105,8 @@ class Story:
             self._closing.callback(tracker.finish)
         self._progress.start(state.step + 1, self.config.train.steps)
 
-    def step(self, report: StepReport, seconds: float, held_out: Mapping[str, float]) -> None:
-        """Tell of one step, and of what was found on held-out samples."""
+    def step(self, report: StepReport, seconds: float, found: Mapping[str, float]) -> None:
+        """Tell of one step, and of what was found of its tasks and on held-out samples."""
         if not self.tells:
             return
         tokens_per_s = self.tokens_per_step / seconds
@@ -122,7 +122,7 @@ class Story:
             "mfu": self._mfu.at(tokens_per_s) if self._mfu else None,
         }
         row.update({f"loss_{name}": mean for name, mean in report.losses.items()})
-        row.update(held_out)
+        row.update(found)
         self._metrics.write(row)
         self._progress.step(row)
         for tracker in self._trackers:

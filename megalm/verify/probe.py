@@ -8,7 +8,7 @@ from torch import Tensor
 
 from megalm import rng
 from megalm.batch import IGNORED, MicroBatch
-from megalm.data.loader import Rows, TrainingData
+from megalm.data.loader import Rows
 from megalm.hugging_face.load import load_weights
 from megalm.mesh import Mesh
 from megalm.optim.optimizer import Optimizer
@@ -17,9 +17,9 @@ from megalm.param_spec import ParamSpec
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
 from megalm.training.build import TrainingState, build_state
-from megalm.training.feed import Feed, cut_of, objective_of
 from megalm.training.model import model_positions
 from megalm.training.step import train_step
+from megalm.training.tasks import TaskFeed, tasks_of
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,11 @@ def probe(config: RunConfig, mesh: Mesh, steps: int) -> Probe:
     Labels are dropped at random, in some samples many and in others few, by sample and place alone: micro-batches then
     hold different numbers of valid tokens, so that a mean of means shows.
     """
-    source = TrainingData(
-        config.data,
-        seq_length=config.train.seq_length,
-        global_batch_size=config.train.global_batch_size,
-        seed=config.run.seed,
-        vocab_size=config.model.vocab_size,
-        cut=cut_of(config),
-    )
+    tasks = [replace(task, objective=thinned(task.objective)) for task in tasks_of(config)]
+    feed = TaskFeed(tasks, [task.training_data() for task in tasks], mesh)
     state = build_state(config, mesh)
     if config.model.from_ is not None:
         load_weights(state, config)
-    feed = Feed(config, mesh, source, thinned(objective_of(config)))
     seen = Probe(mesh.rank)
     state.optimizer = _Recorded(state.optimizer, lambda: _hold_gradients(seen, state))
     state.model.train()

@@ -167,7 +167,7 @@ def test_every_tensor_of_a_micro_batch_is_mapped_those_of_the_source_too() -> No
         assert torch.equal(torch.cat([getattr(first, name), getattr(second, name)]), getattr(batch, name)), name
     for name in ("tokens_bs", "positions_bs", "rows_bs", "documents_bs"):
         assert torch.equal(getattr(second.source, name), getattr(source, name)[1:]), name
-    known = {*tensors, *of_samples, *judged, "source", "loss_scale", "cache"}
+    known = {*tensors, *of_samples, *judged, "source", "loss_scale", "cache", "task"}
     assert {field.name for field in fields(MicroBatch)} == known
 
 

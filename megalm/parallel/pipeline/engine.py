@@ -73,22 +73,24 @@ class Engine:
         self._parameters = parameters
 
     def run(self, program: Program, microbatches: Sequence[MicroBatch]) -> Tensor:
-        """Execute a training program and return this rank's share of the global batch's loss, a float64 scalar.
+        """Execute a training program and return each micro-batch's share of the global batch's loss.
 
-        Only the rank with the last stage has a share; the others return 0. A GPU may still be at work on it.
+        Returns:
+            float64 [micro-batches]; zeros on a rank without the last stage. A GPU may still be at work on it.
 
         Raises:
             LostRank: a neighbour in the pipeline is gone or silent.
         """
-        loss = _Run(self, self._transport, self._parameters, program, microbatches).go(self.record, self.enter)
+        losses = _Run(self, self._transport, self._parameters, program, microbatches).go(self.record, self.enter)
         self.enter(FINISH)
         self._parameters.finish()
-        return loss
+        return torch.stack(losses) if losses else torch.zeros(len(microbatches), dtype=torch.float64)
 
     @torch.no_grad()
     def evaluate(self, program: Program, microbatches: Sequence[MicroBatch]) -> Tensor:
-        """Execute a forward-only program and return this rank's share of the losses' sum, as ``run`` does."""
-        return _Run(self, self._transport, self._parameters, program, microbatches).go(None, _tell_nobody)
+        """Execute a forward-only program and return this rank's share of the losses' sum; 0 without the last stage."""
+        losses = _Run(self, self._transport, self._parameters, program, microbatches).go(None, _tell_nobody)
+        return sum(losses[1:], losses[0]) if losses else torch.zeros((), dtype=torch.float64)
 
 
 def _tell_nobody(action: object) -> None:
@@ -109,14 +111,14 @@ class _Run:
         self._engine, self._transport, self._parameters = engine, transport, parameters
         self._stages, self._program, self._microbatches = engine.stages, program, microbatches
         self._last_stage = program.num_stages - 1
-        self._loss: Tensor | None = None
+        self._losses: dict[int, Tensor] = {}
         self._inputs: dict[tuple[int, int], Flow] = {}
         self._outputs: dict[tuple[int, int], Flow] = {}
         self._gradients: dict[tuple[int, int], Gradients] = {}
         self._input_gradients: dict[tuple[int, int], Gradients] = {}
 
-    def go(self, record: Record | None, enter: Callable[[object], None]) -> Tensor:
-        """Do every action in its order."""
+    def go(self, record: Record | None, enter: Callable[[object], None]) -> list[Tensor]:
+        """Do every action in its order; return what the last block gave of each micro-batch, if it is here."""
         actions = self._program.ranks[self._engine.rank]
         if self._transport is not None:
             self._transport.begin([self._parcel(action) for action in actions if action.kind in _RECEIVES])
@@ -131,7 +133,7 @@ class _Run:
         if self._transport is not None:
             enter(SEND)
             self._transport.finish()
-        return torch.zeros((), dtype=torch.float64) if self._loss is None else self._loss
+        return [loss for _, loss in sorted(self._losses.items())]
 
     def _do(self, action: Action) -> None:
         stage, number = action.stage, action.microbatch
@@ -180,8 +182,7 @@ class _Run:
             return
         if stage == self._last_stage:
             assert isinstance(flow, Tensor)
-            share = flow.detach().double()
-            self._loss = share if self._loss is None else self._loss + share
+            self._losses[number] = flow.detach().double()
         elif stage + 1 in self._stages:
             self._inputs[stage + 1, number] = flow
         else:

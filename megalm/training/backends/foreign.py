@@ -138,11 +138,11 @@ class Foreign(ABC):
     def run(self, microbatches: Sequence[MicroBatch]) -> Tensor:
         """Forward, backward and exchange."""
         self.forget()
-        total = torch.zeros((), dtype=torch.float64)
+        losses = torch.zeros(len(microbatches), dtype=torch.float64)
         for number, microbatch in enumerate(microbatches):
             scaled = microbatch.scaled(self._factor)
-            total += self.learn(scaled, is_last=number == len(microbatches) - 1).detach().double().cpu()
-        return total / self._factor
+            losses[number] = self.learn(scaled, is_last=number == len(microbatches) - 1).detach()
+        return losses / self._factor
 
     @torch.no_grad()
     def evaluate(self, microbatches: Sequence[MicroBatch]) -> Tensor:

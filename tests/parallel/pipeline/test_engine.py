@@ -96,13 +96,14 @@ def test_the_loss_is_the_sum_of_the_micro_batches_and_the_gradients_are_autograd
     plain = blocks()
     loss = engine.run(one_stage(2), BATCHES)
     assert loss.dtype == torch.float64
-    assert torch.equal(loss, plain_run(plain, BATCHES))
+    assert loss.shape == (2,)
+    assert torch.equal(loss.sum(), plain_run(plain, BATCHES))
     torch.testing.assert_close(gradients(list(engine.stages[0].blocks)), gradients(plain), rtol=1e-13, atol=1e-15)
 
 
 def test_a_rank_without_micro_batches_still_reduces() -> None:
     engine, events = watched()
-    assert engine.run(one_stage(0, 2), []).item() == 0
+    assert engine.run(one_stage(0, 2), []).tolist() == []
     assert events == ["0REDUCE_GRAD/1", "0REDUCE_GRAD/0", "finish"]
 
 
@@ -181,9 +182,9 @@ def test_ranks_together_do_what_one_chain_does(
     wanted = plain_run(plain, batches)
     plain_run(plain, batches)
     for index in range(3):
-        total = torch.stack([outcome.losses[index] for outcome in outcomes]).sum()
+        total = torch.stack([outcome.losses[index].sum() for outcome in outcomes]).sum()
         torch.testing.assert_close(total, wanted, rtol=1e-13, atol=0)
-        assert sum(bool(outcome.losses[index]) for outcome in outcomes) == 1
+        assert sum(bool(outcome.losses[index].any()) for outcome in outcomes) == 1
     found = {block: held for outcome in outcomes for block, held in outcome.gradients.items()}
     assert sorted(found) == list(range(6))
     for block, expected in enumerate(plain):

@@ -1,0 +1,243 @@
+"""Oracle: each task alone, in one process in float64: its loss and gradients, weighted and summed by hand."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from megalm.batch import IGNORED, MicroBatch
+from megalm.data.loader import TrainingData
+from megalm.data.order import Place
+from megalm.errors import UserError
+from megalm.ledger import Ledger
+from megalm.mesh import Mesh
+from megalm.run_config import RunConfig
+from megalm.training.build import TrainingState, build_state
+from megalm.training.evaluate import evaluate_tasks
+from megalm.training.feed import cut_of
+from megalm.training.loop import train_on
+from megalm.training.samples import samples_of
+from megalm.training.step import train_step
+from megalm.training.tasks import TaskFeed, place_of, tasks_of
+from tests.verify.multitask_runs import multitask, tasks_for_a_decoder
+from tests.verify.runs import GPT2_UNTIED, VOCAB_SIZE
+
+
+def whole(config: RunConfig, step: int) -> list[MicroBatch]:
+    """Return one micro-batch a task."""
+    tasks = tasks_of(config)
+    return TaskFeed(tasks, [task.training_data() for task in tasks], Mesh.alone()).training_step(step)
+
+
+def gradients(state: TrainingState) -> dict[str, Tensor]:
+    return {
+        owned.slot.spec.name: owned.view(bucket.owned_gradients).clone()
+        for bucket in state.buckets
+        for owned in bucket.owned()
+    }
+
+
+@torch.no_grad()
+def plain_loss(model: Any, batch: MicroBatch) -> float:
+    """Return the mean loss of a micro-batch by torch's cross entropy: of what it has, tokens or samples."""
+    if batch.classes_b is None:
+        return F.cross_entropy(
+            model.logits(batch).flatten(0, -2), batch.labels_bs.flatten(), ignore_index=IGNORED
+        ).item()
+    return F.cross_entropy(class_logits(model, batch), batch.classes_b).item()
+
+
+@torch.no_grad()
+def class_logits(model: Any, batch: MicroBatch) -> Tensor:
+    *below, head = model.blocks()
+    flow = None
+    for block in below:
+        flow = block(flow, batch)
+    found: Tensor = head.task_heads.of(batch).class_logits(head.norm(flow), batch)
+    return found
+
+
+def test_the_loss_and_its_gradients_are_the_weighted_sums_of_the_tasks(tmp_path: Path) -> None:
+    config = multitask(GPT2_UNTIED, tasks_for_a_decoder(tmp_path), optimizer={"clip_grad_norm": 0.0})
+    batches = whole(multitask(GPT2_UNTIED, tasks_for_a_decoder(tmp_path), train={"micro_batch_size": 12}), 0)
+    assert [batch.task for batch in batches] == ["docs", "kind", "talks", "place"]
+    weights, alone = {"docs": 0.5, "kind": 1.0, "talks": 2.0, "place": 0.25}, build_state(config, Mesh.alone())
+    losses, wanted = {}, dict.fromkeys(gradients(alone), torch.tensor(0.0))
+    for batch in batches:
+        tokens, samples = int((batch.labels_bs != IGNORED).sum()), len(batch.tokens_bs)
+        unweighted = replace(
+            batch,
+            loss_scale=1 / tokens if tokens else 0.0,
+            class_loss_scale=0.0 if batch.classes_b is None else 1 / samples,
+        )
+        losses[str(batch.task)] = alone.run([unweighted]).item()
+        assert losses[str(batch.task)] == pytest.approx(plain_loss(alone.model, batch), rel=1e-12)
+        for name, gradient in gradients(alone).items():
+            wanted[name] = wanted[name] + weights[str(batch.task)] * gradient
+
+    state = build_state(config, Mesh.alone())
+    report = train_step(state, whole(config, 0))
+    assert len(whole(config, 0)) == 6
+    assert report.loss == pytest.approx(sum(weights[name] * loss for name, loss in losses.items()), rel=1e-12)
+    assert report.tasks == pytest.approx({name: weights[name] * loss for name, loss in losses.items()}, rel=1e-12)
+    found = gradients(state)
+    assert found.keys() == wanted.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-11, atol=1e-14, msg=name)
+    assert all(found[f"task_heads.task_{name}.classifier.weight"].any() for name in ("kind", "place"))
+
+
+def test_a_task_goes_through_its_data_as_it_would_alone_and_samples_have_numbers_of_their_own(tmp_path: Path) -> None:
+    config = multitask(GPT2_UNTIED, tasks_for_a_decoder(tmp_path), train={"micro_batch_size": 12})
+    tasks = tasks_of(config)
+    sources = [task.training_data() for task in tasks]
+    feed, numbers = TaskFeed(tasks, sources, Mesh.alone()), []
+    for step in range(3):
+        batches = feed.training_step(step)
+        numbers += [number for number, _ in samples_of(batches, Mesh.alone().dp)]
+        for task, batch in zip(tasks, batches, strict=True):
+            data = TrainingData(
+                task.config.data,
+                seq_length=13,
+                global_batch_size=task.samples,
+                vocab_size=VOCAB_SIZE,
+                seed=config.run.seed,
+                cut=cut_of(task.config),
+            )
+            rows = data.rows(step, 0, task.samples)
+            plain = task.objective(rows, reset_attention=False)
+            assert torch.equal(batch.tokens_bs, plain.tokens_bs)
+            assert torch.equal(batch.labels_bs, plain.labels_bs)
+    assert numbers == list(range(36))
+    assert place_of(12 + 1, tasks, sources) == sources[0].place(2 + 1)
+    kind = sources[1].place(4 * 2 + 3)
+    assert place_of(24 + 2 + 3, tasks, sources) == Place(1, kind.epoch, kind.window)
+    last = sources[3].place(4 * 1 + 3)
+    assert place_of(23, tasks, sources) == Place(3, last.epoch, last.window)
+
+
+def judged(folder: Path, **sections: Any) -> RunConfig:
+    tasks = tasks_for_a_decoder(folder)
+    for task in tasks[1:]:
+        task["data"] = {**task["data"], "validation": [task["data"]["train"][0]["path"]]}
+    return multitask(GPT2_UNTIED, tasks, **sections)
+
+
+def test_each_task_is_judged_by_its_own_head_and_on_its_own_samples(tmp_path: Path) -> None:
+    config = judged(tmp_path, model={"initializer_range": 0.5}, train={"eval_batches": 20})
+    state, tasks = build_state(config, Mesh.alone()), tasks_of(config)
+    held_out = [task.held_out() for task in tasks]
+    found = evaluate_tasks(state, tasks, held_out)
+    assert "task/docs/val_loss" not in found  # a source of one's own holds nothing out
+    weighted = 0.0
+    for task, data in zip(tasks[1:], held_out[1:], strict=True):
+        batch = task.objective(data.rows(0, 0, data.num_samples), reset_attention=False)
+        loss = plain_loss(state.model, batch)
+        assert found[f"task/{task.name}/val_loss"] == pytest.approx(loss, rel=1e-12)
+        weighted += task.weight * loss
+        if batch.classes_b is not None:
+            said = class_logits(state.model, batch).argmax(-1)
+            right = (said == batch.classes_b).double().mean().item()
+            assert found[f"task/{task.name}/val_accuracy"] == pytest.approx(right)
+    assert found["val_loss"] == pytest.approx(weighted, rel=1e-12)
+    assert {key for key in found if key.endswith("accuracy")} == {"task/kind/val_accuracy", "task/place/val_accuracy"}
+
+
+def rows_of(config: RunConfig) -> list[dict[str, Any]]:
+    train_on(config, Mesh.alone(ledger=Ledger()), "one process")
+    timed = ("tokens_per_s", "step_time_s", "memory_gib")
+    lines = (Path(config.run.dir) / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+
+
+def test_a_run_tells_the_losses_of_tasks_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    train = {"steps": 5, "eval_every": 2, "eval_batches": 2}
+    run = {"dir": str(tmp_path / "whole"), "device": "cpu", "record_samples": True}
+    rows = rows_of(judged(tmp_path, run=run, train=train))
+    weights = {"docs": 0.5, "kind": 1.0, "talks": 2.0, "place": 0.25}
+    for row in rows:
+        of_tasks = [weights[name] * row[f"task/{name}/loss"] for name in weights]
+        assert row["loss"] == pytest.approx(sum(of_tasks), rel=1e-12)
+    assert [row["step"] for row in rows if "task/kind/val_f1" in row] == [2, 4, 5]
+    assert rows[0]["task/kind/loss"] == pytest.approx(math.log(4), abs=0.2)
+    assert rows[0]["task/place/loss"] == pytest.approx(math.log(3), abs=0.2)
+
+    parts = {**run, "dir": str(tmp_path / "parts")}
+    rows_of(judged(tmp_path, run=parts, train={**train, "stop_after": 2}))
+    again = rows_of(judged(tmp_path, run=parts, train=train))
+    assert again == rows
+    of_samples = [(tmp_path / name / "samples.jsonl").read_text() for name in ("whole", "parts")]
+    assert of_samples[0] == of_samples[1]
+    told = (tmp_path / "whole" / "report.html").read_text()
+    assert "Loss of the task place" in told
+    assert "kind: Accuracy" in told
+
+
+def changed(folder: Path, number: int, **fields: Any) -> list[dict[str, Any]]:
+    tasks = tasks_for_a_decoder(folder)
+    tasks[number] = {key: value for key, value in {**tasks[number], **fields}.items() if value is not None}
+    return tasks
+
+
+@pytest.mark.parametrize(
+    ("number", "fields", "sentence"),
+    [
+        (0, {"objective": {"name": "clmm"}}, r"objective.tasks.0.objective.name=clmm is not for one of several tasks"),
+        (
+            0,
+            {"objective": {"name": "multitask"}},
+            r"objective.tasks.0.objective.name=multitask is not for one of sever",
+        ),
+        (0, {"objective": {"name": "mlm_nsp"}}, r"task docs: objective.name=mlm_nsp needs a model that reads to both"),
+        (0, {"objective": {"name": "seq2seq"}}, r"task docs: objective.name=seq2seq is not for model.family=gpt2"),
+        (0, {"objective": {"nsp": True}}, r"objective.nsp has no effect with objective.name=clm"),
+        (0, {"weight": 0.0}, r"objective.tasks.0.weight must be above 0"),
+        (0, {"data": None}, r"objective.tasks.0.data is missing"),
+        (1, {"data": {}}, r"objective.tasks.1.data is missing"),
+        (1, {"data": {"train": []}}, r"objective.tasks.1.data.train must be a list of 1 or more"),
+        (1, {"samples": 5}, r"ask for 2 \+ 5 \+ 2 \+ 4 = 13 samples, and train.global_batch_size=12"),
+        (1, {"num_labels": None}, r"objective.tasks.1.num_labels=null does not go with .*=classify"),
+        (0, {"num_labels": 2}, r"objective.tasks.0.num_labels=2 does not go with objective.tasks.0.objective.name=clm"),
+        (1, {"name": "docs"}, r"objective.tasks.1.name=docs is another task's too"),
+        (1, {"name": "a/b"}, r"objective.tasks.1.name must "),
+    ],
+    ids=str,
+)
+def test_what_is_no_task_is_refused_in_one_sentence(
+    tmp_path: Path, number: int, fields: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        multitask(GPT2_UNTIED, changed(tmp_path, number, **fields))
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"data": {"train": [{"path": "x"}]}}, "data has no effect with objective.name=multitask"),
+        ({"model": {"num_labels": 3}}, "model.num_labels has no effect with objective.name=multitask"),
+        ({"layout": {"dp": 4}}, "layout.dp=4 does not divide objective.tasks.0.samples=2"),
+        (
+            {"layout": {"dp": 2}, "zero": {"stage": 3, "backend": "fsdp2"}},
+            "does not work with objective.name=multitask",
+        ),
+        ({"objective": {"name": "clm"}}, "objective.tasks has no effect with objective.name=clm"),
+        ({"objective": {"tasks": None}}, "objective.tasks is missing"),
+        ({"objective": {"tasks": []}}, "objective.tasks must be a list of 1 or more"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_with_tasks_is_refused(tmp_path: Path, sections: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        multitask(GPT2_UNTIED, tasks_for_a_decoder(tmp_path), **sections)
+
+
+def test_an_error_says_of_which_task_it_is(tmp_path: Path) -> None:
+    config = multitask(GPT2_UNTIED, changed(tmp_path, 2, data={"train": [{"path": str(tmp_path / "gone")}]}))
+    with pytest.raises(UserError, match=r"^task talks: data.train.0.path: .*gone is not there"):
+        tasks_of(config)[2].training_data()

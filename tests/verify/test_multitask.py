@@ -1,0 +1,31 @@
+"""Oracle: one process in float64, each task's samples at once; no layout changes what several tasks teach together."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megalm.verify.compare import Tolerance, compare
+from tests.ranks import RankPool
+from tests.verify.multitask_runs import multitask, tasks_for_a_decoder
+from tests.verify.runs import GPT2, LLAMA, seen_alone, seen_by_rank
+
+LAYOUTS: list[dict[str, Any]] = [
+    {"layout": {"dp": 2}},
+    {"layout": {"tp": 2}, "tensor": {"sequence_parallel": True}, "recompute": {"mode": "full"}},
+    {"layout": {"pp": 2}, "train": {"micro_batch_size": 1}},
+    {"layout": {"tp": 2, "pp": 2}, "pipeline": {"schedule": "zb-v"}},
+    {"layout": {"dp": 2}, "zero": {"stage": 3}, "train": {"micro_batch_size": 1}},
+]
+
+
+@pytest.mark.parametrize("sections", LAYOUTS, ids=str)
+def test_no_layout_changes_what_tasks_teach(ranks: RankPool, tmp_path: Path, sections: dict[str, Any]) -> None:
+    model, tasks = LLAMA if "pp" in sections["layout"] else GPT2, tasks_for_a_decoder(tmp_path)
+    config = multitask(model, tasks, **sections)
+    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
+    reference = seen_alone(multitask(model, tasks, train={"micro_batch_size": 12}))
+    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
+    assert [finding for finding in findings if not finding.agrees] == []
+    heads = {held.spec.shape for held in reference.held if "task_heads" in held.spec.name}
+    assert {shape[0] for shape in heads} == {3, 4}
