@@ -93,6 +93,10 @@ class KeyValueCache:
         """Take so many new tokens of each sequence as kept, when all layers have them."""
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
 
+    def cut(self, lengths: Sequence[int]) -> None:
+        """Forget what stands behind so many tokens of each sequence."""
+        self.lengths = [min(length, most) for length, most in zip(self.lengths, lengths, strict=True)]
+
     def select(self, parents: Sequence[int]) -> None:
         """Let sequence i be what sequence ``parents[i]`` was."""
         if list(parents) == list(range(len(self.lengths))):

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from megalm.generation.asked import asked
 from megalm.generation.options import Options
 from megalm.launcher.local import launch
 from megalm.launcher.placement import Placement, from_environment
+from megalm.launcher.relay import relayed
 
 Weights = Annotated[
     Path,
@@ -27,19 +29,23 @@ TokenizerFile = Annotated[
 ]
 
 
-def over_ranks(overrides: Sequence[str], arguments: Sequence[str], work: Callable[[Placement], int]) -> int:
+def over_ranks(
+    overrides: Sequence[str], arguments: Sequence[str], work: Callable[[Placement], int], *, reads: bool = False
+) -> int:
     """Do the work here, or on as many local processes as the layout needs, and return the exit code.
 
     Args:
         overrides: say the layout.
         arguments: the command line, for processes that are started.
         work: what this process does of it, at its place.
+        reads: whether the first rank reads what is typed here.
     """
     placement = from_environment(os.environ)
     if placement is None:
         world_size = asked(overrides).layout.world_size
         if world_size > 1:
-            outcome = launch([sys.executable, "-m", "megalm", *arguments], world_size)
+            with relayed(sys.stdin.fileno()) if reads else nullcontext() as typed:
+                outcome = launch([sys.executable, "-m", "megalm", *arguments], world_size, stdin=typed)
             if outcome.message:
                 print(f"megalm: {outcome.message}", file=sys.stderr, flush=True)
             return outcome.code
@@ -68,14 +74,36 @@ def generate(
         list[str] | None, typer.Option(help="Text that ends a continuation; may be repeated.", show_default=False)
     ] = None,
     tokenizer: TokenizerFile = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Answer line by line what is typed; /reset forgets, /exit ends.")
+    ] = False,
+    template: Annotated[
+        str | None,
+        typer.Option(help="Of --chat: alpaca, chatml, ins or a TOML file; that of the run's data if not given."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Of --chat: what the system says before all.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Prompts continued together; all if not given.", show_default=False)
     ] = None,
 ) -> int:
-    """Continue prompts with a trained model, at any layout."""
+    """Continue prompts with a trained model, or answer what is typed, at any layout."""
+    options = Options(max_new_tokens, temperature, top_k, top_p, repetition_penalty, num_beams, seed)
+    if chat:
+        for name, given in (("prompt", prompt), ("prompt-ids", prompt_ids), ("batch-size", batch_size)):
+            if given:
+                raise UserError(f"--{name} has no effect with --chat, which answers what is typed; remove one of them.")
+
+        def answer(placement: Placement) -> int:
+            with loading():
+                from megalm.generation.chat_command import Chat, run
+            return run(Chat(directory, overrides or (), options, stop or (), tokenizer, template, system), placement)
+
+        return over_ranks(overrides or (), context.obj, answer, reads=True)
+    for name, text in (("template", template), ("system", system)):
+        if text is not None:
+            raise UserError(f"--{name} has no effect without --chat; remove it.")
     if bool(prompt) == bool(prompt_ids):
         raise UserError("give what is to be continued, either by --prompt TEXT or by --prompt-ids 5,17.")
-    options = Options(max_new_tokens, temperature, top_k, top_p, repetition_penalty, num_beams, seed)
     ids = [_ids(text) for text in prompt_ids or ()]
 
     def work(placement: Placement) -> int:

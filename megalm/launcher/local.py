@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ SETTLE_S = 0.1
 MOST_RANKS_PER_CORE = 16
 
 
-def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None) -> Outcome:
+def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None, stdin: int | None = None) -> Outcome:
     """Run ``command`` once for each rank, placed by the environment as torchrun does, and return how they ended.
 
     Signals are handed to the ranks: they may save before they end, however often they are asked to. A second Ctrl-C
@@ -43,6 +44,7 @@ def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None) 
         command: the program of a rank; it calls ``parent.die_with``, and may tell its end by ``verdict.tell``.
         num_ranks: how many.
         run_dir: where they keep their positions and where a failure is told too; ``None`` where they have none.
+        stdin: what rank 0 reads, if anything; no terminal, see ``relay``.
 
     Raises:
         UserError: too many ranks for this machine.
@@ -53,7 +55,7 @@ def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None) 
         clear_verdict(run_dir)
     with socket.create_server((LOOPBACK, 0), backlog=max(128, num_ranks)) as listener:
         share = Share(0, num_ranks, num_ranks, LOOPBACK, listener.getsockname()[1])
-        ranks = LocalRanks(command, os.environ, share, listener, run_dir)
+        ranks = LocalRanks(command, os.environ, share, listener, run_dir, stdin=stdin)
         with heard_by(ranks.receive):
             ends = ranks.run()
     outcome = conclude(ends, ranks.received, ranks.seen)
@@ -104,6 +106,7 @@ class LocalRanks:
         listener: where rank 0 is among them, the socket of the meeting, bound and listening.
         run_dir: where they keep their positions, if they do.
         died: called when one of them has died, before the others are ended.
+        stdin: what rank 0 reads, if anything.
     """
 
     def __init__(
@@ -114,13 +117,14 @@ class LocalRanks:
         listener: socket.socket | None,
         run_dir: Path | None = None,
         died: Callable[[], None] = lambda: None,
+        stdin: int | None = None,
     ) -> None:
         """See the class."""
         self.received: list[int] = []
         """The signals that were handed on, in order."""
         self.seen: Seen | None = None
         """Where the ranks were when the first of them ended."""
-        self._run_dir = run_dir
+        self._run_dir, self._stdin = run_dir, stdin
         self._command, self._env, self._share, self._listener = command, env, share, listener
         self._ranks: list[RankProcess] = []
         self._ended: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
@@ -163,7 +167,8 @@ class LocalRanks:
             if number == 0 and self._listener is not None:
                 fds = [self._listener.fileno()]
                 own[LISTEN_FD] = str(self._listener.fileno())
-            rank = RankProcess(number, self._command, {**env, **own}, fds)
+            stdin = subprocess.DEVNULL if number or self._stdin is None else self._stdin
+            rank = RankProcess(number, self._command, {**env, **own}, fds, stdin)
             self._ranks.append(rank)
             threading.Thread(target=self._await, args=(rank,), daemon=True).start()
         if self._listener is not None:

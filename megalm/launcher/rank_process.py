@@ -27,9 +27,17 @@ class RankProcess:
         command: what to start.
         env: its whole environment.
         fds: file descriptors to hand down.
+        stdin: that of its standard input, if it reads any.
     """
 
-    def __init__(self, number: int, command: Sequence[str], env: Mapping[str, str], fds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        number: int,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        fds: Sequence[int],
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
         self.number = number
         self._verdict: Verdict | None = None
         self._closed = False
@@ -41,7 +49,7 @@ class RankProcess:
                 env={**env, VERDICT_FD: str(write_end)},
                 pass_fds=(*fds, write_end),
                 process_group=0,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE if number else None,
                 stderr=subprocess.STDOUT if number else None,
             )

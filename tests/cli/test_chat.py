@@ -1,0 +1,152 @@
+"""Oracle: the plain forward of the saved model on prompts laid out by hand; and for refusals one line each."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from megalm.cli.main import run
+from megalm.data.prepare import prepare
+from megalm.generation.generate import generate
+from megalm.generation.options import Options
+from tests.generation.trained import PlainReading, bytes_tokenizer, trained
+from tests.verify.runs import GPT2, LLAMA
+
+END, OPEN, CLOSE = 256, 257, 258
+NEW = 12
+DRAWN = Options(NEW, temperature=1.0, seed=3)
+FLAGS = ("--max-new-tokens", str(NEW), "--temperature", "1.0", "--seed", "3")
+CHAT = ("--chat", "--template", "chatml", *FLAGS)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def model(run_dir: Path) -> nn.Module:
+    made = trained(run_dir, LLAMA, model={"vocab_size": 259, "max_position_embeddings": 120})[1]
+    bytes_tokenizer("<|endoftext|>", "<|im_start|>", "<|im_end|>").save(str(run_dir / "tokenizer.json"))
+    return made
+
+
+def conversed(model: nn.Module, dialogues: Sequence[Sequence[str]]) -> str:
+    """Return what is said to the lines of dialogues, each of which begins anew."""
+    tokenizer, found, number = bytes_tokenizer(), "", 0
+    for lines in dialogues:
+        said: list[int] = []
+        for line in lines:
+            question = [OPEN, *tokenizer.encode(f"user\n{line}").ids, CLOSE, *tokenizer.encode("\n").ids]
+            said += [*question, OPEN, *tokenizer.encode("assistant\n").ids]
+            (answer,) = generate(
+                PlainReading(model), [said], DRAWN, lambda tokens: tokens[-1] in (END, CLOSE), first_number=number
+            )
+            number += 1
+            words = [token for token in answer if token < END]
+            found += tokenizer.decode(words) + "\n"
+            closed = answer[:-1] if answer[-1] in (END, CLOSE) else answer
+            said += [*closed, CLOSE, *tokenizer.encode("\n").ids]
+    return found
+
+
+@contextmanager
+def typed(text: str) -> Iterator[None]:
+    """Let this process read a text."""
+    kept = os.dup(0)
+    read_end, write_end = os.pipe()
+    os.write(write_end, text.encode())
+    os.close(write_end)
+    os.dup2(read_end, 0)
+    os.close(read_end)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+
+
+def test_a_dialogue(run_dir: Path, model: nn.Module, capfd: pytest.CaptureFixture[str]) -> None:
+    with typed("hi\n\nand?\n/reset\nhi\n/exit\nnever read\n"):
+        assert run(["generate", str(run_dir), *CHAT], {}) == 0
+    assert capfd.readouterr() == (conversed(model, [("hi", "and?"), ("hi",)]), "")
+
+
+def test_the_oldest_turns_make_room_and_what_is_too_long_is_told(
+    run_dir: Path, model: nn.Module, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with typed("a" * 50 + "\n" + "b" * 200 + "\n" + "c" * 50 + "\n"):
+        assert run(["generate", str(run_dir), *CHAT], {}) == 2
+    out, err = capfd.readouterr()
+    assert err.startswith("megalm: a prompt of ")
+    assert err.count("\n") == 1
+    assert out == conversed(model, [("a" * 50,), ("c" * 50,)])
+
+
+def test_the_template_of_the_data(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    turns = [{"role": "user", "content": "what is this?"}, {"role": "assistant", "content": "a test, as you see"}]
+    (tmp_path / "talks.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    prepare(
+        [str(tmp_path / "talks.jsonl")], tmp_path / "data", 300, records="chat", special_tokens="chat", template="ins"
+    )
+    sizes = {"vocab_size": 300, "max_position_embeddings": 120}
+    trained(tmp_path, GPT2, model=sizes, data={"train": [{"path": str(tmp_path / "data")}]})
+    capfd.readouterr()
+    said = []
+    for more in ([], ["--template", "ins"], ["--template", "chatml"]):
+        with typed("hi\n"):
+            assert run(["generate", str(tmp_path), "--chat", *FLAGS, *more], {}) == 0
+        said.append(capfd.readouterr().out)
+    assert said[0] == said[1] != said[2]
+
+
+def test_over_ranks_by_a_pipe_that_stays_open(run_dir: Path, model: nn.Module) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "megalm", "generate", str(run_dir), "layout.tp=2", *CHAT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdin is not None
+    process.stdin.write("hi\nand?\n/exit\n")
+    process.stdin.flush()
+    assert process.wait(120) == 0
+    out, err = process.communicate()
+    assert (out, err) == (conversed(model, [("hi", "and?")]), "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--chat"], "the data of the run have no template of dialogues"),
+        (["--chat", "--prompt", "a"], "--prompt has no effect with --chat"),
+        (["--prompt", "a", "--template", "ins"], "--template has no effect without --chat"),
+        (["--chat", "--template", "chatmi"], "--template chatmi is not there"),
+        (["--chat", "--template", "chatml", "--max-new-tokens", "120"], "leaves no room for a question"),
+    ],
+)
+def test_refusals(
+    run_dir: Path, model: nn.Module, capfd: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert run(["generate", str(run_dir), *arguments], {}) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert sentence in err
+
+
+def test_a_tokenizer_without_the_tokens_of_the_template(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trained(tmp_path, GPT2, model={"vocab_size": 257})
+    for special, sentence in (("<|endoftext|>", "spells <|im_start|>"), ("<nothing>", "no token that ends documents")):
+        bytes_tokenizer(special).save(str(tmp_path / "tokenizer.json"))
+        assert run(["generate", str(tmp_path), "--chat", "--template", "chatml", "--max-new-tokens", "8"], {}) == 2
+        assert sentence in capfd.readouterr().err
