@@ -38,7 +38,8 @@ def import_model(
         wanted = "no directory with --plan" if plan else "one directory to make"
         raise UserError(f"megalm import takes HF_DIR and {wanted}; see megalm import --help.")
     with loading():
-        from megalm.hugging_face.importer import config_of
+        from megalm.hugging_face.importer import config_of, unused_store
+        from megalm.mesh import Axis
     config = config_of(source, overrides)
     if plan:
         from megalm.hugging_face.plan import plan_lines
@@ -52,6 +53,7 @@ def import_model(
     if config.layout.world_size == 1:
         _import_rank(config, Path(out[0]), Placement.alone())
     else:
+        unused_store(Path(out[0]), Axis.alone(), config.run.timeout)  # before ranks are started in vain
         command = [sys.executable, "-m", "megalm", "import", str(source), out[0], *overrides]
         outcome = launch(command, config.layout.world_size)
         if outcome.code:

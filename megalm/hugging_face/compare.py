@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from megalm.batch import MicroBatch, Source
 from megalm.checkpoint.piece import Piece
 from megalm.hugging_face.exporter import run_of
 from megalm.mesh import Axis, Mesh
+from megalm.models.config import ModelConfig
 from megalm.models.dialects import DIALECTS
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.parameters import spec_of
@@ -63,7 +64,7 @@ def compare(checkpoint: "Checkpoint", directory: Path, precision: str) -> Compar
         )
     tokens_bs = _tokens(config)
     ours = _our_logits(config, checkpoint, tokens_bs)
-    theirs = _their_logits(directory, config.model.family, tokens_bs)
+    theirs = _their_logits(directory, config.model, tokens_bs)
     difference, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
     agrees = difference <= ALLOWED.get(precision, ALLOWED_NARROW) * max(largest, 1.0)
     verb = "equal" if agrees else "DIFFER from"
@@ -100,19 +101,30 @@ def _our_logits(config: RunConfig, checkpoint: "Checkpoint", tokens_bs: Tensor) 
         source = Source(tokens_bs.flip(1), positions_bs, rows_bs)
     batch = MicroBatch(tokens_bs, tokens_bs, positions_bs, rows_bs, 1.0, source=source)
     part.model.eval()
-    logits: Tensor = part.model.logits(batch)  # type: ignore[operator]
-    return logits.view(b, s, -1)
+    if config.model.num_labels is None:
+        logits: Tensor = part.model.logits(batch)  # type: ignore[operator]
+        return logits.view(b, s, -1)
+    *below, head = part.model.blocks()  # type: ignore[operator]
+    rows: Tensor | None = None
+    for block in below:
+        rows = block(rows, batch)
+    of_samples: Tensor = head.class_logits(rows, batch)
+    return of_samples
 
 
 @torch.no_grad()
-def _their_logits(directory: Path, family: str, tokens_bs: Tensor) -> Tensor:
+def _their_logits(directory: Path, config: ModelConfig, tokens_bs: Tensor) -> Tensor:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a directory is all that is asked for
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    architecture = getattr(transformers, DIALECTS[family].architecture)
-    model: nn.Module = architecture.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True).eval()
-    found = model(tokens_bs.flip(1), decoder_input_ids=tokens_bs) if family in ENCODER_DECODERS else model(tokens_bs)
-    logits: Tensor = found.prediction_logits if family == "bert" else found.logits
-    return logits
+    architecture = getattr(transformers, DIALECTS[config.family].architecture_of(config.num_labels))
+    model = architecture.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True).eval()
+    if config.family in ENCODER_DECODERS:
+        return model(tokens_bs.flip(1), decoder_input_ids=tokens_bs).logits  # type: ignore[no-any-return]
+    if config.num_labels is not None:
+        model.config.pad_token_id = None  # none of these tokens is padding, and then it takes a sample at a time
+        return torch.cat([model(tokens_s.unsqueeze(0)).logits for tokens_s in tokens_bs])
+    found = model(tokens_bs)
+    return found.prediction_logits if config.family == "bert" else found.logits  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from megalm.errors import UserError
 from megalm.hugging_face.region import Region
-from megalm.hugging_face.tables import GATED_T5, STACKS, TABLES, Place
+from megalm.hugging_face.tables import GATED_T5, SAMPLE_HEAD, STACKS, TABLES, TOKEN_HEADS, Place
 from megalm.models.config import ModelConfig
 from megalm.models.dialects import DIALECTS
 from megalm.models.encoder_shape import ENCODERS
@@ -58,14 +58,19 @@ class Counterpart:
     Args:
         regions: where each of our parameters lies in its tensors.
         base: what files without an output head leave out of the tensors' names: ``transformer.`` for example.
-        copies: tensors that a file may hold again under another name, because the model ties them.
+        aside: tensors that a file may hold and nobody reads: what the model ties again under another name, heads of
+            another use; a ``*`` stands for anything.
         stand_ins: see ``STAND_INS``.
     """
 
     regions: Mapping[str, Region]
     base: str
-    copies: tuple[str, ...]
+    aside: tuple[str, ...]
     stand_ins: Mapping[str, str | None]
+
+    def leaves_aside(self, name: str) -> bool:
+        """Tell whether a tensor of theirs is none of the model's."""
+        return any(re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) for pattern in self.aside)
 
     def tensors(self) -> dict[str, dict[str, Region]]:
         """Return their tensors by name, each with our parameters that lie in it."""
@@ -87,18 +92,18 @@ def counterpart(config: ModelConfig, specs: Mapping[str, ParamSpec]) -> Counterp
     """
     if config.family not in TABLES:
         raise UserError(f"model.family={config.family} has no counterpart at Hugging Face; use {', '.join(TABLES)}.")
-    if config.num_labels is not None:
-        raise UserError(
-            f"model.num_labels={config.num_labels}: a classifier has no counterpart here; use a model of text."
-        )
     if config.family in {*ENCODERS, "bart"} and not config.tie_word_embeddings:
         raise UserError(f"a {config.family} model of Hugging Face's ties its head; set model.tie_word_embeddings=true.")
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     table = TABLES[GATED_T5 if config.family == "t5" and config.feed_forward_proj != "relu" else config.family]
     regions = {name: _region(table, name, spec.shape, head_dim) for name, spec in specs.items()}
-    copies = (*COPIES_OF_STACKS, *COPIES) if config.tie_word_embeddings else COPIES_OF_STACKS
+    aside = [*UNREAD, *COPIES_OF_STACKS, *(COPIES if config.tie_word_embeddings else ())]
+    stand_ins = STAND_INS.get(config.family, {})
+    if config.num_labels is not None:  # which a model of text may become
+        aside += [*COPIES, *(place.theirs for place in table if place.ours.startswith(TOKEN_HEADS))]
+        stand_ins = {region.name: None for name, region in regions.items() if name.startswith(SAMPLE_HEAD)}
     base = DIALECTS[config.family].base
-    return Counterpart(regions, base and f"{base}.", copies, STAND_INS.get(config.family, {}))
+    return Counterpart(regions, base and f"{base}.", tuple(aside), stand_ins)
 
 
 def _region(table: tuple[Place, ...], name: str, shape: tuple[int, ...], head_dim: int) -> Region:
@@ -114,11 +119,6 @@ def _region(table: tuple[Place, ...], name: str, shape: tuple[int, ...], head_di
     whole = (3 * rows, *shape[1:])
     run = rows if place.of_three == "stacked" else head_dim
     return Region(theirs, whole[::-1] if transposed else whole, transposed, place.part * run, run, 3 * run)
-
-
-def is_unread(name: str) -> bool:
-    """Tell whether a tensor of theirs is no parameter."""
-    return any(re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) for pattern in UNREAD)
 
 
 def _matched(pattern: str, name: str) -> re.Match[str] | None:

@@ -15,7 +15,7 @@ from megalm.errors import UserError
 from megalm.hugging_face.load import open_weights
 from megalm.hugging_face.shares import Shares
 from megalm.hugging_face.side_files import copy_side_files
-from megalm.mesh import Mesh
+from megalm.mesh import Axis, Mesh
 from megalm.models.config_json import model_fields, read_config
 from megalm.parameters import draw
 from megalm.run_config import RunConfig
@@ -29,14 +29,17 @@ RUN_FILE = "run.yaml"
 LONGEST = 1024
 """Tokens of a sample in the run file that is written, where the model takes as many."""
 
-
-OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
+_OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     "bert": {"name": "mlm_nsp"},
     "roberta": {"name": "mlm_nsp", "nsp": False},
     "t5": {"name": "seq2seq"},
     "bart": {"name": "seq2seq", "seq2seq": "denoising"},
 }
-"""What the run file that is written asks of a family's models, where it is not the next token."""
+
+
+def objective_of(family: str, num_labels: int | None) -> Mapping[str, Any]:
+    """Return the objective section of the run file that is written; empty where it is the next token."""
+    return {"name": "classify"} if num_labels is not None else _OBJECTIVES.get(family, {})
 
 
 def config_of(source: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -55,7 +58,7 @@ def config_of(source: Path, overrides: Sequence[str] = ()) -> RunConfig:
         positions -= fields.get("pad_token_id", -1) + 1
     tree: dict[str, Any] = {
         "model": {"from": str(source)},
-        "objective": OBJECTIVES.get(fields["family"], {}),
+        "objective": objective_of(fields["family"], fields.get("num_labels")),
         "data": {"train": [{"path": "data/train"}]},
         "train": {"seq_length": min(LONGEST, positions) if isinstance(positions, int) else LONGEST},
     }
@@ -79,9 +82,7 @@ def import_share(config: RunConfig, out: Path, mesh: Mesh) -> list[str]:
     """
     assert config.model.from_ is not None
     source = Path(config.model.from_)
-    store = CheckpointStore(out / "checkpoints", world=mesh.world, keep=1, timeout_s=mesh.timeout_s)
-    if store.newest() is not None:
-        raise UserError(f"{out} holds checkpoints already; choose another directory.")
+    store = unused_store(out, mesh.world, mesh.timeout_s)
     shares = Shares(config)
     pieces: dict[str, Piece] = {}
     settled = config
@@ -116,6 +117,23 @@ def import_share(config: RunConfig, out: Path, mesh: Mesh) -> list[str]:
     return drawn
 
 
+def unused_store(out: Path, world: Axis, timeout_s: float) -> CheckpointStore:
+    """Return the store of checkpoints in a directory that has none.
+
+    Args:
+        out: the directory.
+        world: the ranks that write it.
+        timeout_s: how long one waits for the others.
+
+    Raises:
+        UserError: there are some.
+    """
+    store = CheckpointStore(out / "checkpoints", world=world, keep=1, timeout_s=timeout_s)
+    if store.newest() is not None:
+        raise UserError(f"{out} holds checkpoints already; choose another directory.")
+    return store
+
+
 def _settled(config: RunConfig, dtypes: set[torch.dtype]) -> RunConfig:
     """Return the run without ``model.from``, in the precision of the files if none was asked for."""
     tree = config.model_dump(mode="json", by_alias=True)
@@ -138,7 +156,7 @@ def _run_file(config: RunConfig, out: Path) -> str:
     resolved = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     tree = {
         "model": {name: value for name, value in resolved["model"].items() if value != {}},
-        "objective": OBJECTIVES.get(config.model.family, {}),
+        "objective": objective_of(config.model.family, config.model.num_labels),
         "data": resolved["data"],
         "train": {"seq_length": config.train.seq_length, "precision": config.train.precision},
         "checkpoint": {"load": str(out / CHECKPOINT), "weights_only": True},

@@ -34,6 +34,7 @@ _LLAMA = (
     Place("model.layers.*.mlp.*.*", "model.layers.*.mlp.*.*"),
     Place("model.norm.weight", "model.norm.weight"),
     Place("lm_head.weight", "lm_head.weight"),
+    Place("score.classifier.weight", "score.weight"),
 )
 
 
@@ -61,6 +62,9 @@ def _encoder(base: str, head: str, head_norm: str) -> tuple[Place, ...]:
 
 
 STACKS = ("encoder", "decoder")
+TOKEN_HEADS = ("lm_head.", "pair_head.")
+SAMPLE_HEAD = "score."
+"""How names of our parameters begin that a model with a head for whole samples has not, and has."""
 
 
 def _t5(*, gated: bool) -> tuple[Place, ...]:
@@ -127,6 +131,7 @@ TABLES: Mapping[str, tuple[Place, ...]] = {
         Place("model.layers.*.mlp.down_proj.*", "transformer.h.*.mlp.c_proj.*", transposed=True),
         Place("model.norm.*", "transformer.ln_f.*"),
         Place("lm_head.weight", "lm_head.weight"),
+        Place("score.classifier.weight", "score.weight"),
     ),
     "gpt_neox": (
         Place("model.embed_tokens.weight", "gpt_neox.embed_in.weight"),
@@ -146,13 +151,20 @@ TABLES: Mapping[str, tuple[Place, ...]] = {
         Place("model.layers.*.mlp.down_proj.*", "gpt_neox.layers.*.mlp.dense_4h_to_h.*"),
         Place("model.norm.*", "gpt_neox.final_layer_norm.*"),
         Place("lm_head.weight", "embed_out.weight"),
+        Place("score.classifier.weight", "score.weight"),
     ),
     "bert": (
         *_encoder("bert", "cls.predictions", "cls.predictions.transform.LayerNorm"),
         Place("pair_head.pooler.*", "bert.pooler.dense.*"),
         Place("pair_head.classifier.*", "cls.seq_relationship.*"),
+        Place("score.pooler.*", "bert.pooler.dense.*"),
+        Place("score.classifier.*", "classifier.*"),
     ),
-    "roberta": _encoder("roberta", "lm_head", "lm_head.layer_norm"),
+    "roberta": (
+        *_encoder("roberta", "lm_head", "lm_head.layer_norm"),
+        Place("score.pooler.*", "classifier.dense.*"),
+        Place("score.classifier.*", "classifier.out_proj.*"),
+    ),
     **dict.fromkeys(("llama", "mistral", "qwen2"), _LLAMA),
     "t5": _t5(gated=False),
     GATED_T5: _t5(gated=True),
@@ -173,4 +185,7 @@ TABLES: Mapping[str, tuple[Place, ...]] = {
         Place("lm_head.bias", "final_logits_bias", one_row=True),
     ),
 }
-"""By family. A tied head has no line of its own in a model, so it is neither asked for nor written."""
+"""By family. A tied head has no line of its own in a model, so it is neither asked for nor written.
+
+A model has heads for tokens or one for whole samples.
+"""

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from megalm.boxes import Box
 from megalm.checkpoint.piece import Piece
 from megalm.errors import UserError, suggestion
-from megalm.hugging_face.counterpart import Counterpart, is_unread
+from megalm.hugging_face.counterpart import Counterpart
 from megalm.hugging_face.region import Region
 from megalm.hugging_face.views import as_ours
 from megalm.models.config_json import CONFIG
@@ -72,8 +72,8 @@ class Weights:
         self.absent = [name for name, region in theirs.regions.items() if self._actual(region) is None]
         shapes = {actual: region.shape for region in theirs.regions.values() if (actual := self._actual(region))}
         self.dtypes = {self._check(name, shape) for name, shape in shapes.items()}
-        for name in self._file_of.keys() - shapes.keys() - set(theirs.copies):
-            if not is_unread(name):
+        for name in self._file_of.keys() - shapes.keys():
+            if not theirs.leaves_aside(name):
                 raise UserError(f"{directory} holds a tensor {name!r}, for which its model has no place.")
 
     def read_into(self, pieces: Mapping[str, Piece]) -> None:

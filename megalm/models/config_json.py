@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megalm.errors import UserError, suggestion
-from megalm.models.dialects import DIALECTS, TANH_GELU
+from megalm.models.dialects import CLASSIFIER, DIALECTS, TANH_GELU
 from megalm.models.window_json import attention_field, window_keys
 
 CONFIG = "config.json"
@@ -71,7 +71,7 @@ def model_fields(directory: Path) -> dict[str, Any]:
         if found.get(key, values[0]) not in values:
             raise UserError(f"{path} has {key}={found[key]!r}, and the family {family} is built with {values[0]!r}.")
     rotation = _rotation(found)
-    fields: dict[str, Any] = {"family": family}
+    fields: dict[str, Any] = {"family": family, **_classes(found)}
     for name, key in dialect.names.items():
         said = found.get(dialect.newer.get(name, ""), found.get(key, dialect.absent.get(name)))
         value = rotation.get(_ROTATION.get(name, ""), said)
@@ -94,6 +94,12 @@ def model_fields(directory: Path) -> dict[str, Any]:
         if isinstance(turning, float) and int(turning) % 2:
             raise UserError(f"{path} rotates {int(turning)} features of a head, and rotation takes pairs.")
     return fields
+
+
+def _classes(found: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many classes a head for whole samples tells apart, two where the file does not name them."""
+    classes = [name for name in found.get("architectures") or () if str(name).endswith(CLASSIFIER)]
+    return {"num_labels": len(found.get("id2label") or "10")} if classes else {}
 
 
 def _rotation(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +133,13 @@ def config_json(model: Mapping[str, Any], dtype: str, like: Mapping[str, Any]) -
     ours = {key: model[name] for names in (dialect.names, dialect.newer) for name, key in names.items()}
     ours = {key: value for key, value in ours.items() if value is not None or not key.endswith("_token_id")}
     only = {key: values[0] for key, values in dialect.only.items() if key not in like and key not in ours}
-    ours |= {"model_type": model["family"], "architectures": [dialect.architecture], "torch_dtype": dtype}
+    num_labels = model.get("num_labels")
+    architecture = dialect.architecture_of(num_labels)
+    ours |= {"model_type": model["family"], "architectures": [architecture], "torch_dtype": dtype}
+    if num_labels is not None and len(like.get("id2label") or ()) != num_labels:
+        names = [f"LABEL_{number}" for number in range(num_labels)]
+        ours["id2label"] = {str(number): name for number, name in enumerate(names)}
+        ours["label2id"] = {name: number for number, name in enumerate(names)}
     if model.get("rope_scaling") is not None:
         ours["rope_scaling"] = {name: value for name, value in model["rope_scaling"].items() if value is not None}
     if model.get("head_dim") == model["hidden_size"] // model["num_attention_heads"]:

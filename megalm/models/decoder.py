@@ -127,6 +127,10 @@ class SampleHead(nn.Module):
         loss: Tensor = self.score(self.norm(x), batch)
         return loss
 
+    def class_logits(self, x: Tensor, batch: MicroBatch) -> Tensor:
+        """Return the logits [b, classes] of the samples, of rows ``x`` between blocks."""
+        return self.score.class_logits(self.norm(x), batch)
+
 
 class Backbone(nn.Module):
     """Everything below the head."""

@@ -1,11 +1,15 @@
 """How each family's ``config.json`` at Hugging Face says what a model section does. No torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 """Names of the tanh form of GELU, which their modules write down differently."""
+
+CLASSIFIER = "ForSequenceClassification"
+"""What the names of transformers' classes with a head for whole samples end with."""
 
 _ALIKE = {
     name: name
@@ -35,6 +39,12 @@ class Dialect:
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     base: str = "model"
     newer: Mapping[str, str] = field(default_factory=dict)
+
+    def architecture_of(self, num_labels: int | None) -> str:
+        """Return the class of transformers for a model with a head for whole samples, or for tokens."""
+        if num_labels is None:
+            return self.architecture
+        return re.sub("(LMHeadModel|For[A-Z].*)$", CLASSIFIER, self.architecture)
 
 
 _LLAMA = {

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from megalm.cli.main import run
+from megalm.launcher.conclusion import Outcome
 from tests.hugging_face.directories import make, tensors_in
 
 NAME = "llama, 3 key heads"
@@ -18,6 +19,16 @@ def test_several_ranks_import(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert "logits equal those of transformers" in capfd.readouterr().out
     assert run(words, {}) == 2
     assert "holds checkpoints already" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("code", [2, 1])
+def test_what_a_rank_cannot_read_is_told_once(
+    code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(NAME, tmp_path / "theirs")
+    monkeypatch.setattr("megalm.cli.hugging_face.launch", lambda *_: Outcome(code, "a shard is missing."))
+    assert run(["import", str(tmp_path / "theirs"), str(tmp_path / "ours"), "layout.tp=2"], {}) == code
+    assert "a shard is missing." in capsys.readouterr().err
 
 
 def test_an_export_chooses_its_precision_and_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

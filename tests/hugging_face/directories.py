@@ -100,6 +100,26 @@ MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "Roberta",
         {**SIZES, "num_attention_heads": 3, "intermediate_size": 50, "type_vocab_size": 1, "vocab_size": 1009},
     ),
+    "gpt2 for samples": (
+        "GPT2ForSequenceClassification",
+        {"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 40, "vocab_size": 61, "num_labels": 5},
+    ),
+    "gpt_neox for samples": (
+        "GPTNeoXForSequenceClassification",
+        {**SIZES, "num_attention_heads": 3, "intermediate_size": 50},
+    ),
+    "llama for samples": (
+        "LlamaForSequenceClassification",
+        {**SIZES, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40, "num_labels": 3},
+    ),
+    "bert for samples": (
+        "BertForSequenceClassification",
+        {**SIZES, "num_attention_heads": 3, "intermediate_size": 50, "num_labels": 3},
+    ),
+    "roberta for samples": (
+        "RobertaForSequenceClassification",
+        {**SIZES, "num_attention_heads": 3, "intermediate_size": 50, "num_labels": 4},
+    ),
     "t5": ("T5", T5),
     "t5 untied, gated, its own head size, deeper decoder": (
         "T5",
@@ -151,21 +171,31 @@ HEADS = {
 
 
 def built(kind: str, fields: Mapping[str, Any], head: str | None = None) -> nn.Module:
-    """Build transformers' model with a head, ``Llama`` for example; it ties T5's until it is given another."""
+    """Build transformers' model, ``Llama`` for example; T5's head it ties until it is given another."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     ids = {"bos_token_id": None, "eos_token_id": None}
+    kind, _, of_samples = kind.partition("ForSeq")
+    head = f"ForSeq{of_samples}" if of_samples else head or HEADS.get(kind, "ForCausalLM")
     config = getattr(transformers, f"{kind}Config")(**{**ids, **fields})
-    model: nn.Module = getattr(transformers, kind + (head or HEADS.get(kind, "ForCausalLM")))(config)
+    model: nn.Module = getattr(transformers, kind + head)(config)
     if kind == "T5" and not fields.get("tie_word_embeddings", True):
         model.lm_head = nn.Linear(fields["d_model"], fields["vocab_size"], bias=False)
     return model
 
 
+def save_config(model: nn.Module, directory: Path) -> None:
+    """Write a model's ``config.json`` alone, as it stands beside its weights."""
+    model.config.architectures = [type(model).__name__]  # type: ignore[union-attr]
+    model.config.save_pretrained(directory)  # type: ignore[union-attr,operator]
+
+
 def logits_of(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Return a model's logits of tokens, which an encoder-decoder reads and says."""
+    """Return a model's logits of tokens, which an encoder-decoder reads and says; of one sample if it classifies."""
+    if "ForSequenceClassification" in type(model).__name__:
+        tokens = tokens[:1]
     told = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}  # type: ignore[union-attr]
     with torch.no_grad():
         logits: Tensor = model(tokens, **told)[0]

@@ -64,15 +64,6 @@ def tensors_in_file(file: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-def test_transformers_finds_every_parameter(tmp_path: Path, ranks: RankPool) -> None:
-    from transformers import AutoModelForCausalLM
-
-    ranks.run(1, save, run_of("gpt2", {}), tmp_path / "run")
-    export(open_newest(tmp_path / "run", Axis.alone()), tmp_path / "out")
-    _, told = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert {kind: list(names) for kind, names in told.items() if names} == {}
-
-
 def test_a_family_of_ones_own_is_refused(tmp_path: Path, ranks: RankPool) -> None:
     config = run_of("gpt2", {})
     ranks.run(1, save, config, tmp_path / "run")

@@ -13,6 +13,8 @@ from megalm.errors import UserError
 from megalm.hugging_face.importer import config_of, import_share
 from megalm.mesh import Axis, Mesh
 from megalm.run_config import RunConfig
+from megalm.training.build import build_model
+from megalm.validation import validate
 from tests.hugging_face.directories import MODELS, logits_of, make, tensors_in
 from tests.ranks import RankContext, RankPool
 
@@ -32,8 +34,9 @@ def test_what_goes_in_comes_out_bit_by_bit(name: str, tmp_path: Path, capsys: py
     assert before.keys() == after.keys()
     assert {key for key in before if not torch.equal(before[key], after[key])} == set()
     tokens = torch.arange(30).view(2, 15)
-    again = type(model).from_pretrained(back).eval()  # type: ignore[attr-defined]
-    assert torch.equal(logits_of(again, tokens), logits_of(model, tokens))
+    again, told = type(model).from_pretrained(back, output_loading_info=True)  # type: ignore[attr-defined]
+    assert {kind: list(names) for kind, names in told.items() if names} == {}
+    assert torch.equal(logits_of(again.eval(), tokens), logits_of(model, tokens))
 
 
 def test_a_head_for_pairs_that_a_directory_lacks_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +53,23 @@ def test_a_head_for_pairs_that_a_directory_lacks_is_drawn(tmp_path: Path, capsys
     again = type(model).from_pretrained(tmp_path / "back").eval()  # type: ignore[attr-defined]
     tokens = torch.arange(30).view(2, 15)
     assert torch.equal(logits_of(again, tokens), logits_of(model, tokens))
+
+
+@pytest.mark.parametrize("name", ["gpt2 untied, vocabulary 1009", "bert", "roberta"])
+def test_a_model_of_text_becomes_one_of_samples(name: str, tmp_path: Path) -> None:
+    """What lies below the heads is the directory's, BERT's pooler too; the rest is as a new run begins."""
+    make(name, tmp_path)
+    text = config_of(tmp_path)
+    tree = {**text.model_dump(by_alias=True), "objective": {"name": "classify"}}
+    samples = validate(RunConfig, {**tree, "model": {"from": str(tmp_path), "num_labels": 3}})
+    drawn = validate(RunConfig, {**tree, "model": samples.model.model_dump(exclude={"from_"})})
+    of_text, of_samples, new = (
+        dict(build_model(config, Mesh.alone()).named_parameters()) for config in (text, samples, drawn)
+    )
+    if name == "bert":
+        of_text |= {f"score.pooler.{kind}": of_text[f"pair_head.pooler.{kind}"] for kind in ("weight", "bias")}
+    assert any(key not in of_text for key in of_samples)
+    assert all(torch.equal(value, (of_text if key in of_text else new)[key]) for key, value in of_samples.items())
 
 
 def test_a_head_that_shares_its_table_but_is_not_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from megalm.models.config import ModelConfig
 from megalm.models.config_json import FREE, model_fields
 from megalm.training.model import whole_specs
 from megalm.validation import validate
-from tests.hugging_face.directories import MODELS, built
+from tests.hugging_face.directories import MODELS, built, save_config
 
 NEOX_20B: Mapping[str, Any] = {
     "architectures": ["GPTNeoXForCausalLM"],
@@ -82,7 +82,7 @@ def theirs(kind: str, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         model = built(kind, fields)
     biases = [(name, buffer) for name, buffer in model.named_buffers() if name == "final_logits_bias"]
     names = {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *biases]}
-    return {RENAMED.get(name, name) if kind == "GPTNeoX" else name: shape for name, shape in names.items()}
+    return {RENAMED.get(name, name) if kind.startswith("GPTNeoX") else name: shape for name, shape in names.items()}
 
 
 def ours(source: Path) -> dict[str, tuple[int, ...]]:
@@ -122,7 +122,7 @@ def test_bert_base_has_the_parameters_that_transformers_builds(
 @pytest.mark.parametrize("name", MODELS)
 def test_tiny_ones_have_them_too(name: str, tmp_path: Path) -> None:
     kind, fields = MODELS[name]
-    built(kind, fields).config.save_pretrained(tmp_path)  # type: ignore[union-attr,operator]
+    save_config(built(kind, fields), tmp_path)
     assert ours(tmp_path) == theirs(kind, fields)
 
 
@@ -151,8 +151,32 @@ def test_the_plan_of_gpt_neox_20b(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_plan_needs_no_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["import", str(directory_of(NEOX_20B, tmp_path / "neox")), "--plan"], {}) == 0
+    assert run(["import", str(directory_of(BERT_BASE, tmp_path / "bert")), "--plan"], {}) == 0
     assert "there is no index" in capsys.readouterr().out.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "t5",
+            {
+                "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight[0:32, 0:2] -> "
+                "encoder.relative_attention_bias.weight[0:32, 0:2]",
+                "decoder.block.1.layer.1.EncDecAttention.k.weight[16:24, 0:24] -> "
+                "decoder.layers.1.cross_attn.k_proj.weight[16:24, 0:24]",
+            },
+        ),
+        ("bart", {"final_logits_bias[0:1, 505:1009] -> lm_head.bias[505:1009]"}),
+    ],
+)
+def test_the_plan_of_an_encoder_decoder(
+    name: str, lines: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three heads, and of 1009 tokens, the first of two tensor ranks has one more."""
+    save_config(built(*MODELS[name]), tmp_path)
+    assert run(["import", str(tmp_path), "--plan", "layout.tp=2", "layout.pp=2"], {}) == 0
+    assert lines <= {line.removeprefix("  model.safetensors: ") for line in capsys.readouterr().out.splitlines()}
 
 
 @pytest.mark.parametrize(
