@@ -26,6 +26,8 @@ class KeyValueCache:
         self._room = room
         self._layers: dict[object, tuple[Tensor, Tensor]] = {}
         self._sources: dict[object, tuple[Tensor, Tensor]] = {}
+        self._of_lengths: dict[tuple[str, int], Tensor] = {}
+        """What all layers ask for between two changes of the lengths, made once."""
 
     @property
     def is_new(self) -> bool:
@@ -82,20 +84,28 @@ class KeyValueCache:
 
     def places(self, num_new: int, device: torch.device) -> Tensor:
         """Return the places int64 [sequences, num_new] of new tokens."""
-        return torch.tensor(self.lengths, device=device).unsqueeze(1) + torch.arange(num_new, device=device)
+
+        def make() -> Tensor:
+            return torch.tensor(self.lengths, device=device).unsqueeze(1) + torch.arange(num_new, device=device)
+
+        return self._once("places", num_new, make)
 
     def visible(self, num_new: int, device: torch.device) -> Tensor:
         """Return bool [sequences, num_new, longest]: which keys each new token sees, those up to its own."""
-        keys = torch.arange(self.longest + num_new, device=device)
-        return keys <= self.places(num_new, device).unsqueeze(2)
+
+        def make() -> Tensor:
+            keys = torch.arange(self.longest + num_new, device=device)
+            return keys <= self.places(num_new, device).unsqueeze(2)
+
+        return self._once("visible", num_new, make)
 
     def advance(self, counts: Sequence[int]) -> None:
         """Take so many new tokens of each sequence as kept, when all layers have them."""
-        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        self._change([length + count for length, count in zip(self.lengths, counts, strict=True)])
 
     def cut(self, lengths: Sequence[int]) -> None:
         """Forget what stands behind so many tokens of each sequence."""
-        self.lengths = [min(length, most) for length, most in zip(self.lengths, lengths, strict=True)]
+        self._change([min(length, most) for length, most in zip(self.lengths, lengths, strict=True)])
 
     def select(self, parents: Sequence[int]) -> None:
         """Let sequence i be what sequence ``parents[i]`` was."""
@@ -108,7 +118,16 @@ class KeyValueCache:
         for layer, (k, v) in self._sources.items():
             index = torch.tensor(parents, device=k.device)
             self._sources[layer] = (_selected_rows(k, index, count), _selected_rows(v, index, count))
-        self.lengths = [self.lengths[parent] for parent in parents]
+        self._change([self.lengths[parent] for parent in parents])
+
+    def _change(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+        self._of_lengths.clear()
+
+    def _once(self, name: str, num_new: int, make: Callable[[], Tensor]) -> Tensor:
+        if (name, num_new) not in self._of_lengths:
+            self._of_lengths[name, num_new] = make()
+        return self._of_lengths[name, num_new]
 
     @property
     def _is_even(self) -> bool:

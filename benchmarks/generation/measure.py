@@ -13,11 +13,13 @@ from megalm.generation.model import LanguageModel
 from megalm.generation.options import Options
 from megalm.generation.reader import SequenceReader
 from megalm.mesh import Mesh
+from megalm.parameters import initialize
 from megalm.run_config import RunConfig
 from megalm.validation import validate
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here needs the network
 
+SEED = 0
 Side = Callable[[Tensor, int], Sequence[Sequence[int]]]
 """Continues prompts [b, s] greedily by so many tokens each."""
 
@@ -56,6 +58,7 @@ def megalm_side(shape: Shape) -> Side:
         "train": {"seq_length": 8},
     }
     model = LanguageModel(validate(RunConfig, tree), Mesh.alone())
+    model.fill(lambda parameters, positions, _: initialize(parameters, SEED, positions))
 
     def run(prompts_bs: Tensor, new_tokens: int) -> Sequence[Sequence[int]]:
         return generate(SequenceReader(model, new_tokens), prompts_bs.tolist(), Options(max_new_tokens=new_tokens))
@@ -67,7 +70,7 @@ def transformers_side(shape: Shape) -> Side:
     """Return transformers, with weights drawn from a seed."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     config = GPT2Config(
         vocab_size=shape.vocab_size,
         n_positions=shape.max_position_embeddings,
@@ -97,7 +100,7 @@ def transformers_side(shape: Shape) -> Side:
 
 def tokens_per_s(side: Side, case: Case, shape: Shape) -> float:
     """Generate once and return the new tokens of all prompts over the wall time, that of the prompts included."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED)
     prompts_bs = torch.randint(0, shape.vocab_size, (case.batch_size, case.prompt_length), generator=generator)
     started = time.perf_counter()
     found = side(prompts_bs, case.new_tokens)

@@ -27,7 +27,8 @@ from megalm.weight_half import WeightHalf
 class LanguageModel:
     """This rank's part of a model, and the whole logits of what all ranks read together.
 
-    What comes after the logits need not know of ranks: each has the same numbers, and does the same with them.
+    What comes after the logits need not know of ranks: each has the same numbers, and does the same with them. Its
+    values are nothing yet: ``load`` or ``fill`` gives them.
 
     Args:
         config: the run that it is from, at the layout of ``mesh``.
@@ -45,7 +46,7 @@ class LanguageModel:
         """See the class."""
         holders = rank_of_stage(config.pipeline, config.layout.pp, 1)
         self.config, self.mesh = config, mesh
-        self._part = build_part(config, mesh, holders, None)
+        self._part = build_part(config, mesh, holders, None, drawn=False)
         self._part.model.eval()
         losing = {stage: list(held) for stage, held in self._part.held.stages.items()}
         asked = {stage: list(held) for stage, held in losing.items()}

@@ -143,7 +143,7 @@ class Attention(nn.Module):
         if cache is not None and (cache.hides(num_queries) or sparse):
             seen = cache.visible(num_queries, q_bhsd.device)
             if self.pattern is not None and sparse:
-                seen &= sees_before(self.pattern, cache.places(num_queries, q_bhsd.device), k_bhsd.shape[2])
+                seen = seen & sees_before(self.pattern, cache.places(num_queries, q_bhsd.device), k_bhsd.shape[2])
             mask = seen.unsqueeze(1)
         elif hides or (self.causal and bias_hqk is not None and num_queries > 1):
             mask = visible(of, to, causal=self.causal).unsqueeze(1)

@@ -98,7 +98,13 @@ def model_positions(mesh: Mesh) -> dict[str, int]:
 
 
 def build_part(
-    config: RunConfig, mesh: Mesh, rank_of_stage: Sequence[int], shard: Axis | None, host: Host | None = None
+    config: RunConfig,
+    mesh: Mesh,
+    rank_of_stage: Sequence[int],
+    shard: Axis | None,
+    host: Host | None = None,
+    *,
+    drawn: bool = True,
 ) -> Part:
     """Build this rank's part of the model, with named specs and drawn values.
 
@@ -111,6 +117,7 @@ def build_part(
         shard: the axis of the data ranks that own a part of its parameters each; ``None`` where another engine shares
             them out: each parameter then has memory of its own, and there are no buckets.
         host: whose memory has what the optimizer updates; ``None`` leaves it on the device.
+        drawn: False leaves memory as it is where all values are read next.
 
     Raises:
         UserError: the model does not fit the stages, or its blocks do not hold all of it.
@@ -137,13 +144,16 @@ def build_part(
     recomputed = choose_recomputed(config.recompute, blocks)
     offloaded = choose_offloaded(config.recompute, blocks)
     num_blocks = [len(span) for span in spans]
-    return Part(model, held, _place(held, config, mesh, shard, host), num_blocks, recomputed, offloaded)
+    buckets, plain = _place(held, config, mesh, shard, host)
+    if drawn:
+        _draw(buckets, plain, config.run.seed, model_positions(mesh))
+    return Part(model, held, buckets, num_blocks, recomputed, offloaded)
 
 
 def _place(
     held: Held, config: RunConfig, mesh: Mesh, shard: Axis | None, host: Host | None
-) -> dict[tuple[int, int], list[Bucket]]:
-    """Give this rank's parameters and buffers their memory, and draw the values that it owns."""
+) -> tuple[dict[tuple[int, int], list[Bucket]], list[nn.Parameter]]:
+    """Give this rank's parameters and buffers their memory; return the buckets, and the parameters that are in none."""
     dtype = DTYPES[config.train.precision]
     zero_stage = config.zero_stage if shard is not None and shard.size > 1 else 0
     for parameter in held.parameters():
@@ -170,8 +180,7 @@ def _place(
             wide = torch.promote_types(dtype, torch.float32)  # tables and statistics stay exact beside 16-bit values
             setattr(module, name, moved.to(wide) if buffer.is_floating_point() else moved)
     fill_tables(held.modules())
-    _draw(buckets, plain, config.run.seed, model_positions(mesh))
-    return buckets
+    return buckets, plain
 
 
 def _apart(parameters: Sequence[nn.Parameter], held: Held) -> list[list[nn.Parameter]]:

@@ -101,6 +101,10 @@ def read_on(reader: Noting, searched: bool) -> None:
     generate(reader, [[*PROMPTS[0], *first, 9, 9]], options)
     for prompt in PROMPTS[1:]:
         generate(reader, [prompt], options)
+    with torch.inference_mode():  # of two sequences the second goes on
+        reader.begin([PROMPTS[0]])
+        reader.go_on([0, 0], [7, 8])
+        reader.begin([[*PROMPTS[0], 8, 9]])
 
 
 def read_on_by_rank(_: RankContext, directory: Path, overrides: list[str]) -> list[Tensor]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from megalm import rng
 from megalm.errors import UserError
 from megalm.generation.asked import asked
 from megalm.generation.generate import generate
@@ -105,6 +106,14 @@ def test_another_precision(tmp_path: Path) -> None:
     with torch.no_grad():
         double = PlainReading(model).begin(PROMPTS)
     assert 1e-9 < float((single - double).abs().max()) < 1e-4
+
+
+def test_nothing_is_drawn_that_is_read_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, model = trained(tmp_path, LLAMA)
+    monkeypatch.delattr(rng, "fill_normal")
+    with torch.no_grad():
+        found = SequenceReader(open_model(tmp_path, [], Mesh.alone()), MOST_NEW).begin(PROMPTS)
+        assert float((found - PlainReading(model).begin(PROMPTS)).abs().max()) <= TOLERANCE
 
 
 def test_a_model_that_gives_no_logits_is_refused() -> None:

@@ -67,6 +67,8 @@ def test_a_draw_depends_on_seed_prompt_and_position_alone() -> None:
     assert torch.equal(noise(3, torch.tensor([4]), torch.tensor([9]), 20), whole[[4], :20])
     for other in (noise(4, torch.arange(6), torch.full((6,), 9), 50), noise(3, torch.arange(6), torch.arange(6), 50)):
         assert not (other == whole).any()
+    neighbours = noise(3, torch.tensor([0, 1]), torch.tensor([6, 5]), 50)
+    assert not (neighbours[0] == neighbours[1]).any()
 
 
 def test_neighbouring_prompts_and_positions_are_independent() -> None:
