@@ -101,7 +101,8 @@ class MicroBatch(_Tensors):
     def shape(self) -> Hashable:
         """What the shapes of all that flows between layers depend on."""
         source = None if self.source is None else (tuple(self.source.tokens_bs.shape), self.source.documents_bs is None)
-        return tuple(self.tokens_bs.shape), self.documents_bs is None, source, self.reads_source
+        rows = tuple(self.tokens_bs.shape), self.documents_bs is None
+        return rows, source, self.reads_source, self.task is None
 
     def scaled(
         self, factor: float, class_factor: float | None = None, judged_factor: float | None = None

@@ -78,7 +78,7 @@ class RunConfig(Section):
         """The micro-batches of one data rank's step; the last may be smaller, of several tasks the last of each."""
         together = self.layout.dp * self.train.micro_batch_size
         samples = [task.samples for task in self.objective.tasks or []] or [self.train.global_batch_size]
-        return sum(-(-each // together) for each in samples)
+        return sum(-(-each // together) for each in samples) + (self.objective.sharing == "soft")
 
     @property
     def sources(self) -> list[DataConfig]:
@@ -159,6 +159,16 @@ class RunConfig(Section):
             raise UserError(
                 "model.num_labels has no effect with objective.name=multitask; say it of the tasks that classify, as "
                 "objective.tasks.0.num_labels."
+            )
+        if ":" in self.model.family and self.objective.sharing == "soft":
+            raise UserError(
+                f"objective.sharing=soft does not work with model.family={self.model.family}: a model for each task is "
+                "built of megalm's own families; use one of them, or hard sharing."
+            )
+        if self.model.from_ is not None and (self.objective.num_labels or self.objective.sharing == "soft"):
+            raise UserError(
+                "model.from has no weights for the heads and models of tasks; leave it out, or learn only tasks that "
+                "have no num_labels, with objective.sharing=hard."
             )
         asked = sum(task.samples for task in tasks)
         if asked != self.train.global_batch_size:

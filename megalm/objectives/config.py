@@ -133,9 +133,24 @@ class ObjectiveConfig(SingleObjective):
         "says something of whole samples. Each task has its data, so the run has no section data.",
     )
 
+    sharing: Literal["hard", "soft"] | None = Field(
+        None,
+        description="hard: all tasks share one trunk (the default). soft: each has its own model, and how far they "
+        "lie apart is penalized; parameters and their memory grow with the tasks.",
+    )
+    soft_penalty: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="What the sum of squared differences between the models of each two tasks counts in the loss; 1e-3 "
+        "by default. More pulls them together.",
+    )
+
     @property
     def num_labels(self) -> dict[str, int]:
-        """The classes of each task's own head, by task."""
+        """The classes of the heads that tasks have on one trunk, by task."""
+        if self.sharing == "soft":
+            return {}
         return {task.name: task.num_labels for task in self.tasks or [] if task.num_labels is not None}
 
     @model_validator(mode="after")
@@ -158,7 +173,7 @@ class ObjectiveConfig(SingleObjective):
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys that the objective reads beside its name, and their defaults."""
     if given.get("name") == "multitask":
-        return {"tasks": None}
+        return {"tasks": None, "sharing": "hard", **({"soft_penalty": 1e-3} if given.get("sharing") == "soft" else {})}
     if given.get("name") == "mlm_nsp":
         return {**_MASKED, **({} if given.get("nsp") is False else {"nsp_weight": 1.0, **_SENTENCES})}
     if given.get("name") == "rtd":
@@ -182,6 +197,8 @@ def _named(given: Mapping[str, Any]) -> str:
     words = [f"objective.name={given.get('name', 'clm')}"]
     if given.get("name") == "seq2seq":
         words.append(f"objective.seq2seq={given.get('seq2seq') or 'spans'}")
+    if given.get("sharing") is not None:
+        words.append(f"objective.sharing={given['sharing']}")
     if given.get("nsp") is not None:
         words.append(f"objective.nsp={str(given['nsp']).lower()}")
     if given.get("noise"):

@@ -191,7 +191,7 @@ class _Run:
         enter("loading")
         self._start_from(state, newest)
         self.story.begin(state, resumed=newest is not None)
-        feed = TaskFeed(self.tasks, self.sources, self.mesh)
+        feed = TaskFeed(self.tasks, self.sources, self.mesh, self.config.objective.soft_penalty)
         run_dir = Path(self.config.run.dir) if self.config.run.trace else None
         engine = state.engine if isinstance(state, TrainingState) else None
         with traced(run_dir, self.mesh, engine) as end_of_step:
@@ -261,6 +261,8 @@ class _Run:
                 self.story.samples(report.step, list(zip(seen, places, strict=True)))
             named = {task.name: task for task in self.tasks if task.name is not None}
             of_tasks = {f"task/{name}/loss": report.tasks[name] / task.weight for name, task in named.items()}
+            if self.config.objective.sharing == "soft":
+                of_tasks["penalty"] = report.tasks[None]
             self.story.step(report, seconds, {**of_tasks, **self._evaluated(state, report)})
             self._tell(stragglers.step(report.step))
             self._save_when_due(state)

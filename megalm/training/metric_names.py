@@ -10,6 +10,7 @@ TRACKED_NAMES = MappingProxyType(
         "val_loss": "val/loss",
         "val_accuracy": "val/accuracy",
         "val_f1": "val/f1",
+        "penalty": "train/penalty",
         "grad_norm": "train/grad_norm",
         "lr": "train/lr",
         "tokens": "train/tokens",

@@ -20,6 +20,7 @@ from megalm.models.encoder import build_encoder
 from megalm.models.encoder_decoder import build_encoder_decoder
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.models.encoder_shape import ENCODERS
+from megalm.models.towers import Towers
 from megalm.parallel.data.bucket import Bucket, give_storage, make_bucket
 from megalm.parallel.tensor.dropout import name_streams
 from megalm.param_spec import ParamSpec
@@ -123,10 +124,9 @@ def build_part(
         UserError: the model does not fit the stages, or its blocks do not hold all of it.
     """
     build = registry.lookup("model.family", config.model.family, BUILDERS)
-    heads = [num_labels] if (num_labels := config.objective.num_labels) else []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)  # for what a user's own modules draw by themselves
-        model = build(config.model, mesh.tp, config.tensor.sequence_parallel, *heads)
+        model = _whole(build, config, mesh.tp)
     name_parameters(model)
     name_streams(model, config.run.seed)
     choose_rounding(config.train.precision, model)
@@ -148,6 +148,18 @@ def build_part(
     if drawn:
         _draw(buckets, plain, config.run.seed, model_positions(mesh))
     return Part(model, held, buckets, num_blocks, recomputed, offloaded)
+
+
+def _whole(build: Builder, config: RunConfig, axis: Axis) -> nn.Module:
+    """Build the model, with the heads of tasks, or a model for each task."""
+    objective, sequence_parallel = config.objective, config.tensor.sequence_parallel
+    if objective.sharing == "soft":
+        towers = {
+            task.name: build(config.of_task(task).model, axis, sequence_parallel) for task in objective.tasks or []
+        }
+        return Towers(towers, axis)
+    heads = [objective.num_labels] if objective.num_labels else []
+    return build(config.model, axis, sequence_parallel, *heads)
 
 
 def _place(

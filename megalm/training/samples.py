@@ -47,6 +47,7 @@ def _seen(microbatch: MicroBatch) -> list[Seen]:
     return [
         (number, hashlib.blake2b(row.numpy().tobytes(), digest_size=FINGERPRINT_BYTES).hexdigest())
         for number, row in zip(numbers, both_bs, strict=True)
+        if number >= 0  # what tasks' models differ by is no sample
     ]
 
 

@@ -25,7 +25,7 @@ class StepReport:
         lr: learning rate used.
         updated: whether the parameters changed.
         losses: the mean of each loss that ``loss`` is a weighted sum of, by name, where they are several.
-        tasks: what each named task of several has in the loss, its weight included.
+        tasks: what each task has in the loss, its weight included; under ``None`` what is of no named task.
     """
 
     step: int
@@ -34,7 +34,7 @@ class StepReport:
     lr: float
     updated: bool
     losses: Mapping[str, float] = field(default_factory=dict)
-    tasks: Mapping[str, float] = field(default_factory=dict)
+    tasks: Mapping[str | None, float] = field(default_factory=dict)
 
 
 def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_finite: bool = False) -> StepReport:
@@ -67,8 +67,7 @@ def train_step(state: Backend, microbatches: Sequence[MicroBatch], *, skip_non_f
         marker.enter("update")
         state.update(lr)
     state.step += 1
-    named = {name: share for name, share in tasks.items() if name is not None}
-    return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned, losses=losses, tasks=named)
+    return StepReport(state.step, loss, grad_norm, lr, updated=finite and learned, losses=losses, tasks=tasks)
 
 
 def _over_ranks(

@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import torch
 
-from megalm.batch import MicroBatch
+from megalm.batch import IGNORED, MicroBatch
 from megalm.data.loader import Rows, TrainingData, ValidationData, check_tokenizers
 from megalm.data.order import Place
 from megalm.errors import UserError
 from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
-from megalm.training.feed import Feed, Objective, Source, cut_of, objective_of
+from megalm.training.feed import Feed, Objective, Source, cut_of, objective_of, to_device
 
 Data = TypeVar("Data", TrainingData, ValidationData)
 
@@ -99,10 +100,18 @@ class TaskFeed:
         tasks: of the run.
         sources: the samples of each.
         mesh: this rank's axes.
+        penalty: what the squared differences between the tasks' models count, where each has its own.
     """
 
-    def __init__(self, tasks: Sequence[Task], sources: Sequence[Source], mesh: Mesh) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], sources: Sequence[Source], mesh: Mesh, penalty: float | None = None
+    ) -> None:
         """See the class."""
+        self._apart: list[MicroBatch] = []
+        if penalty is not None:  # each data rank adds its share, and what all add is the penalty
+            one = torch.zeros(1, 1, dtype=torch.int64)
+            apart = MicroBatch(one, one + IGNORED, one, one - 1, penalty / mesh.data.size)
+            self._apart.append(to_device(apart, mesh.device))
         self._feeds = [
             Feed(task.config, mesh, _Numbered(source, task), task.weighted)
             for task, source in zip(tasks, sources, strict=True)
@@ -110,7 +119,7 @@ class TaskFeed:
 
     def training_step(self, step: int) -> list[MicroBatch]:
         """Return this rank's micro-batches of a 0-based step, task by task."""
-        return [microbatch for feed in self._feeds for microbatch in feed.training_step(step)]
+        return [*(microbatch for feed in self._feeds for microbatch in feed.training_step(step)), *self._apart]
 
 
 def place_of(sample: int, tasks: Sequence[Task], sources: Sequence[TrainingData]) -> Place:

@@ -63,7 +63,7 @@ def probe(config: RunConfig, mesh: Mesh, steps: int) -> Probe:
     hold different numbers of valid tokens, so that a mean of means shows.
     """
     tasks = [replace(task, objective=thinned(task.objective)) for task in tasks_of(config)]
-    feed = TaskFeed(tasks, [task.training_data() for task in tasks], mesh)
+    feed = TaskFeed(tasks, [task.training_data() for task in tasks], mesh, config.objective.soft_penalty)
     state = build_state(config, mesh)
     if config.model.from_ is not None:
         load_weights(state, config)

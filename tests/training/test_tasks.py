@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ from megalm.training.samples import samples_of
 from megalm.training.step import train_step
 from megalm.training.tasks import TaskFeed, place_of, tasks_of
 from tests.verify.multitask_runs import multitask, tasks_for_a_decoder
-from tests.verify.runs import GPT2_UNTIED, VOCAB_SIZE
+from tests.verify.runs import GPT2, GPT2_UNTIED, VOCAB_SIZE
 
 
 def whole(config: RunConfig, step: int) -> list[MicroBatch]:
-    """Return one micro-batch a task."""
+    """Return a step's micro-batches."""
     tasks = tasks_of(config)
-    return TaskFeed(tasks, [task.training_data() for task in tasks], Mesh.alone()).training_step(step)
+    sources = [task.training_data() for task in tasks]
+    return TaskFeed(tasks, sources, Mesh.alone(), config.objective.soft_penalty).training_step(step)
 
 
 def gradients(state: TrainingState) -> dict[str, Tensor]:
@@ -91,6 +93,36 @@ def test_the_loss_and_its_gradients_are_the_weighted_sums_of_the_tasks(tmp_path:
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-11, atol=1e-14, msg=name)
     assert all(found[f"task_heads.task_{name}.classifier.weight"].any() for name in ("kind", "place"))
+
+
+@pytest.mark.parametrize("model", [GPT2, GPT2_UNTIED])
+def test_towers_are_pulled_together_by_what_they_differ_by(tmp_path: Path, model: str) -> None:
+    """The loss is that of the tasks and the penalty times the squared differences, by autograd over plain values."""
+    soft = {"sharing": "soft", "soft_penalty": 0.03}
+    config = multitask(model, tasks_for_a_decoder(tmp_path), objective=soft, optimizer={"clip_grad_norm": 0.0})
+    alone, batches = build_state(config, Mesh.alone()), whole(config, 0)
+    assert [batch.task for batch in batches[-2:]] == ["place", None]
+    losses = alone.run(batches[:-1]).sum().item()
+    plain = {name: value.detach().clone().requires_grad_() for name, value in alone.model.named_parameters()}
+    apart = torch.zeros((), dtype=torch.float64)
+    names = ["docs", "kind", "talks", "place"]
+    for one, other in combinations(names, 2):
+        for name, value in plain.items():
+            counterpart = plain.get(name.replace(f"task_{one}.", f"task_{other}."))
+            if f"task_{one}." in name and counterpart is not None and ".score." not in name:
+                apart = apart + (value - counterpart).square().sum()
+    (0.03 * apart).backward()
+    state = build_state(config, Mesh.alone())
+    report = train_step(state, batches)
+    assert report.loss == pytest.approx(losses + 0.03 * apart.item(), rel=1e-12)
+    assert report.tasks[None] == pytest.approx(0.03 * apart.item(), rel=1e-12)
+    before, found = gradients(alone), gradients(state)
+    assert found.keys() == plain.keys()
+    for name, gradient in found.items():
+        pull = plain[name].grad
+        wanted = before[name] + (0 if pull is None else pull)
+        torch.testing.assert_close(gradient, wanted, rtol=1e-11, atol=1e-14, msg=name)
+    assert sum(value.grad is None for value in plain.values()) == 2  # the heads of the two that classify
 
 
 def test_a_task_goes_through_its_data_as_it_would_alone_and_samples_have_numbers_of_their_own(tmp_path: Path) -> None:
@@ -179,6 +211,25 @@ def test_a_run_tells_the_losses_of_tasks_and_goes_on_where_it_was(tmp_path: Path
     assert "kind: Accuracy" in told
 
 
+def test_a_run_of_towers_tells_what_they_differ_by_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    soft = {"sharing": "soft", "soft_penalty": 0.01}
+    train = {"steps": 3, "eval_every": 1, "eval_batches": 2}
+    run = {"dir": str(tmp_path / "whole"), "device": "cpu", "record_samples": True}
+    rows = rows_of(judged(tmp_path, run=run, train=train, objective=soft))
+    weights = {"docs": 0.5, "kind": 1.0, "talks": 2.0, "place": 0.25}
+    for row in rows:
+        of_tasks = [weights[name] * row[f"task/{name}/loss"] for name in weights]
+        assert row["loss"] == pytest.approx(sum(of_tasks) + row["penalty"], rel=1e-12)
+        assert {key for key in row if key.endswith("accuracy")} == {"task/kind/val_accuracy", "task/place/val_accuracy"}
+    assert rows[0]["penalty"] > rows[1]["penalty"] > rows[2]["penalty"] > 0
+
+    parts = {**run, "dir": str(tmp_path / "parts")}
+    rows_of(judged(tmp_path, run=parts, train={**train, "stop_after": 1}, objective=soft))
+    assert rows_of(judged(tmp_path, run=parts, train=train, objective=soft)) == rows
+    seen = [json.loads(line) for line in (tmp_path / "parts" / "samples.jsonl").read_text().splitlines()]
+    assert [sample["sample"] for row in seen for sample in row["samples"]] == list(range(36))
+
+
 def changed(folder: Path, number: int, **fields: Any) -> list[dict[str, Any]]:
     tasks = tasks_for_a_decoder(folder)
     tasks[number] = {key: value for key, value in {**tasks[number], **fields}.items() if value is not None}
@@ -226,6 +277,9 @@ def test_what_is_no_task_is_refused_in_one_sentence(
             {"layout": {"dp": 2}, "zero": {"stage": 3, "backend": "fsdp2"}},
             "does not work with objective.name=multitask",
         ),
+        ({"objective": {"soft_penalty": 0.1}}, "objective.soft_penalty has no effect with objective.name=multitask"),
+        ({"objective": {"sharing": "soft", "soft_penalty": 0.0}}, "objective.soft_penalty must be above 0"),
+        ({"objective": {"sharing": "soft"}, "model": {"family": "mine:build"}}, "soft does not work with model.family"),
         ({"objective": {"name": "clm"}}, "objective.tasks has no effect with objective.name=clm"),
         ({"objective": {"tasks": None}}, "objective.tasks is missing"),
         ({"objective": {"tasks": []}}, "objective.tasks must be a list of 1 or more"),

@@ -29,3 +29,20 @@ def test_no_layout_changes_what_tasks_teach(ranks: RankPool, tmp_path: Path, sec
     assert [finding for finding in findings if not finding.agrees] == []
     heads = {held.spec.shape for held in reference.held if "task_heads" in held.spec.name}
     assert {shape[0] for shape in heads} == {3, 4}
+
+
+@pytest.mark.parametrize("sections", LAYOUTS, ids=str)
+def test_no_layout_changes_what_towers_learn(ranks: RankPool, tmp_path: Path, sections: dict[str, Any]) -> None:
+    """SGD: the gradient of a key's bias is rounding alone, which AdamW would make a step of, and the penalty see."""
+    model, tasks = LLAMA if "pp" in sections["layout"] else GPT2, tasks_for_a_decoder(tmp_path)
+    sections = {**sections, "optimizer": {"name": "sgd", "lr": 0.1}}
+    soft = {"sharing": "soft", "soft_penalty": 0.1}
+    config = multitask(model, tasks, objective=soft, **sections)
+    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
+    reference = seen_alone(
+        multitask(model, tasks, objective=soft, optimizer=sections["optimizer"], train={"micro_batch_size": 12})
+    )
+    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
+    assert [finding for finding in findings if not finding.agrees] == []
+    names = {held.spec.name.partition(".model.")[0] for held in reference.held}
+    assert {f"towers.task_{task['name']}" for task in tasks} <= names
