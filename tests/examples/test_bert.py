@@ -11,7 +11,7 @@ from megalm.data.prepare import prepare
 from tests.examples.runs import ROOT, megalm
 
 FULL = bool(os.environ.get("MEGALM_TEST_FULL"))
-VOCAB_SIZE = 4096
+VOCAB_SIZE = 2048
 SMALL = (
     *("train.steps=10", "train.eval_every=3", "train.global_batch_size=16", "train.micro_batch_size=8"),
     *("train.seq_length=64", "lr_schedule.warmup_steps=0"),
@@ -30,7 +30,7 @@ def test_it_learns(tmp_path: Path) -> None:
     assert "--special-tokens bert" in (ROOT / "examples" / "bert.yaml").read_text()
 
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert abs(rows[0]["loss"] - math.log(VOCAB_SIZE) - math.log(2)) < 0.5
+    assert abs(rows[0]["loss"] - math.log(VOCAB_SIZE) - math.log(2)) < 0.8
     held_out = [row["val_loss"] for row in rows if "val_loss" in row]
     print(f"held-out loss {held_out[0]:.4f} to {held_out[-1]:.4f}")
     assert held_out[-1] < held_out[0] - 0.1

@@ -51,6 +51,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "recomputed": (SMALL, {"recompute": {"mode": "full"}, "train": {"micro_batch_size": 7}}),
     "recomputed by operation": (SMALL, {"recompute": SELECTIVE, "layout": {"dp": 2}, "zero": {"stage": 2}}),
+    "a window of attention, tp": (
+        {**SMALL, "attention": {"pattern": "sliding_window", "window": 5}},
+        {"layout": {"tp": 2}, "recompute": {"mode": "full"}},
+    ),
     "documents apart": (BASE, {"layout": {"dp": 2}, "data": {"reset_attention": True}}),
 }
 
