@@ -12,7 +12,7 @@ from megalm import rng
 from megalm.models.attention_pattern import Blocks, Pattern
 from megalm.models.attention_tiles import Tiling, tiling
 
-_WORKING_NUMBERS = 1 << 22
+_WORKING_NUMBERS = 1 << 20
 """Of keys, or of scores, that are in memory at once; a fixed number of them, whatever the length."""
 _NO_DOCUMENT = -2
 
@@ -215,7 +215,8 @@ def sees_before(pattern: Pattern, q_places: Tensor, num_keys: int) -> Tensor:
     if not isinstance(pattern, Blocks):
         return seen
     number = -(-num_keys // pattern.size)
+    rows = q_places // pattern.size
     of_block = torch.zeros(number, number, dtype=torch.bool)
-    for row in range(number):
+    for row in set(rows.flatten().tolist()):
         of_block[row, pattern.seen(row, number, causal=True)] = True
-    return seen & of_block.to(keys.device)[q_places // pattern.size][..., keys // pattern.size]
+    return seen & of_block.to(keys.device)[rows][..., keys // pattern.size]

@@ -1,0 +1,1 @@
+"""Time and memory of sparse attention at growing lengths, beside dense attention."""
