@@ -15,6 +15,7 @@ from megalm.errors import UserError
 from megalm.layout import Layout
 from megalm.models.attention_pattern import hiding
 from megalm.models.config import ModelConfig
+from megalm.models.decoder_shape import DECODERS
 from megalm.models.electra_shape import ELECTRA, ElectraShape
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.models.encoder_shape import ENCODERS
@@ -298,7 +299,7 @@ class RunConfig(Section):
 
     def _unseen_pattern(self) -> list[str]:
         """Return a sentence where attention's pattern hides nothing of sequences as short as the run's."""
-        config, causal = self.model.attention, self.model.family not in ENCODERS
+        config, causal = self.model.attention, self.model.family in DECODERS
         last, length = self.model.num_hidden_layers - 1, self.train.seq_length
         if config is None or config.of_layer(last) is None or hiding(config, last, length, causal=causal):
             return []

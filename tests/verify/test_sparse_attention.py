@@ -8,6 +8,7 @@ import pytest
 from megalm.run_config import RunConfig
 from megalm.verify.compare import Tolerance, compare
 from tests.ranks import RankPool
+from tests.verify import test_electra as electra
 from tests.verify import test_encoder as encoders
 from tests.verify.pairs_corpus import write_pairs_corpus
 from tests.verify.runs import GPT2, LLAMA, NEOX, VOCAB_SIZE, run_file, seen_alone, seen_by_rank
@@ -73,6 +74,13 @@ def test_nor_what_an_encoder_learns(ranks: RankPool, tmp_path: Path, sections: d
     model = {**encoders.BERT, "attention": pattern}
     config = encoders.run_file(model, encoders.PAIRS, corpus, **sections)
     assert_no_difference(ranks, config, encoders.run_file(model, encoders.PAIRS, corpus))
+
+
+def test_nor_what_a_generator_and_a_discriminator_learn(ranks: RankPool, tmp_path: Path) -> None:
+    corpus = write_pairs_corpus(tmp_path, VOCAB_SIZE)
+    model = {**electra.SMALL, "attention": {**PATTERNS[GPT2], "block_size": 2, "num_local_blocks": 1}}
+    config = electra.run_file(model, corpus, layout={"tp": 2, "pp": 2}, train={"micro_batch_size": 5})
+    assert_no_difference(ranks, config, electra.run_file(model, corpus))
 
 
 def test_a_pattern_changes_what_is_learned() -> None:
