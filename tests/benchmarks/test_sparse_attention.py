@@ -35,7 +35,7 @@ def test_the_last_two_doublings_are_judged() -> None:
     lengths = (1, 2, 4, 8)
     fine = [Measurement([3.0, 1.0], 10), Measurement([2.0, 9.0], 40), Measurement([9.0], 60), Measurement([9.9], 180)]
     assert summary(result("dilated", lengths, fine))[-1] == "dilated: holds"
-    for worse in (Measurement([10.1, 24.0], 180), Measurement([9.0], 181)):
+    for worse in (Measurement([12.1, 24.0], 180), Measurement([9.0], 181)):
         found = result("dilated", lengths, [*fine[:3], worse])
         assert summary(found)[-1] == "dilated: FAILS"
         assert result("dense", lengths, [*fine[:3], worse])["holds"]
