@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megalm.errors import UserError
@@ -107,6 +107,8 @@ plain = st.recursive(
 )
 
 
+# The first draw makes tables of all characters.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from("abc"), plain, max_size=3))
 def test_what_is_written_reads_back_equal(tree: dict[str, object]) -> None:
     assert parse(write(tree), "here") == tree
