@@ -241,11 +241,13 @@ def test_corpora_of_different_tokenizers_are_refused(tmp_path: Path) -> None:
 def test_the_section() -> None:
     data = DataConfig.model_validate({"train": [{"path": "a", "weight": 2}]})
     assert (data.train, data.tokenizer, data.reset_attention) == ([Corpus(path="a", weight=2.0)], None, False)
-    wrong: list[dict[str, object]] = [{}, {"train": []}]
-    wrong += [{"train": [{"path": "a", key: value}]} for key, value in (("weight", 0), ("weigth", 1), ("weight", "1"))]
-    for bad in wrong:
+    for key, value in (("weight", 0), ("weigth", 1), ("weight", "1")):
         with pytest.raises(ValueError, match="validation error"):
-            DataConfig.model_validate(bad)
+            DataConfig.model_validate({"train": [{"path": "a", key: value}]})
+    with pytest.raises(UserError, match="data is missing"):
+        DataConfig.model_validate({}).check("data")
+    with pytest.raises(UserError, match=r"data\.train must be a list of 1 or more"):
+        DataConfig.model_validate({"train": []}).check("data")
 
 
 def test_the_tokenizer_of_the_data(tmp_path: Path) -> None:
