@@ -96,14 +96,14 @@ class DecoderLayer(nn.Module):
 class Head(nn.Module):
     """The last block: final norm, output head and cross entropy, or the head of the micro-batch's task."""
 
-    def __init__(self, norm: nn.Module, lm_head: VocabParallelHead, task_heads: TaskHeads | None) -> None:
+    def __init__(self, norm: nn.Module, lm_head: VocabParallelHead, task_heads: TaskHeads) -> None:
         """Take the layers from the model."""
         super().__init__()
         self.norm, self.lm_head, self.task_heads = norm, lm_head, task_heads
 
     def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
         """Return the micro-batch's share of the global batch's loss."""
-        head = None if self.task_heads is None else self.task_heads.of(batch)
+        head = self.task_heads.of(batch)
         if head is not None:
             return head(self.norm(x), batch)  # type: ignore[no-any-return]
         loss: Tensor = self.lm_head(self.norm(x), batch.labels_bs.flatten(), batch.loss_scale)
@@ -178,9 +178,7 @@ class Decoder(nn.Module):
         shape, region = DecoderShape.of(config), Region(axis, sequence_parallel)
         self.model = Backbone(shape, axis, sequence_parallel)
         self.score: ClassHead | None = None
-        self.task_heads: TaskHeads | None = None
-        if num_labels:
-            self.task_heads = TaskHeads(num_labels, shape.hidden_size, shape.std, region, pooled=False)
+        self.task_heads = TaskHeads(num_labels or {}, shape.hidden_size, shape.std, region, pooled=False)
         if shape.num_labels is not None:
             self.score = ClassHead(shape.hidden_size, shape.num_labels, shape.std, region, pooled=False)
             return

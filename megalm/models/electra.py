@@ -12,7 +12,7 @@ from megalm.mesh import Axis
 from megalm.models.class_head import Classifying
 from megalm.models.config import ModelConfig
 from megalm.models.electra_shape import ElectraShape
-from megalm.models.encoder import EncoderEmbedding, MaskedHead
+from megalm.models.encoder import EncoderEmbedding, MaskedHead, encoder_layers
 from megalm.models.encoder_shape import EncoderShape
 from megalm.models.mean_loss import MeanLoss
 from megalm.models.mlp import activation
@@ -47,17 +47,7 @@ class Tower(nn.Module):
             self.embeddings_project = ReplicatedLinear(
                 embedding_size, shape.hidden_size, std=shape.std, partial_over=region.partial_over
             )
-        self.layers = nn.ModuleList(
-            PostNormLayer(
-                shape.attention(layer),
-                shape.mlp,
-                axis,
-                eps=shape.eps,
-                dropout=shape.hidden_dropout,
-                sequence_parallel=sequence_parallel,
-            )
-            for layer in range(shape.num_layers)
-        )
+        self.layers = encoder_layers(shape, axis, sequence_parallel)
 
 
 class ElectraEmbedding(nn.Module):

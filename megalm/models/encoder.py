@@ -93,20 +93,35 @@ class MaskedHead(nn.Module):
 class EncoderHead(nn.Module):
     """The last block: what is said of tokens, and of whole samples where they are asked; or the head of a task."""
 
-    def __init__(self, lm_head: MaskedHead, pair_head: ClassHead | None, task_heads: TaskHeads | None) -> None:
+    def __init__(self, lm_head: MaskedHead, pair_head: ClassHead | None, task_heads: TaskHeads) -> None:
         """Take the heads from the model."""
         super().__init__()
         self.lm_head, self.pair_head, self.task_heads = lm_head, pair_head, task_heads
 
     def forward(self, x: Tensor, batch: MicroBatch) -> Tensor:
         """Return the micro-batch's share of the global batch's loss."""
-        head = None if self.task_heads is None else self.task_heads.of(batch)
+        head = self.task_heads.of(batch)
         if head is not None:
             return head(x, batch)  # type: ignore[no-any-return]
         loss: Tensor = self.lm_head(x, batch)
         if self.pair_head is None or batch.classes_b is None:
             return loss
         return loss + self.pair_head(x, batch)  # type: ignore[no-any-return]
+
+
+def encoder_layers(shape: EncoderShape, axis: Axis, sequence_parallel: bool) -> nn.ModuleList:
+    """Build the layers of an encoder."""
+    return nn.ModuleList(
+        PostNormLayer(
+            shape.attention(layer),
+            shape.mlp,
+            axis,
+            eps=shape.eps,
+            dropout=shape.hidden_dropout,
+            sequence_parallel=sequence_parallel,
+        )
+        for layer in range(shape.num_layers)
+    )
 
 
 class Backbone(nn.Module):
@@ -116,17 +131,7 @@ class Backbone(nn.Module):
         """Build the embedding and the layers."""
         super().__init__()
         self.embedding = EncoderEmbedding(shape, axis, sequence_parallel)
-        self.layers = nn.ModuleList(
-            PostNormLayer(
-                shape.attention(layer),
-                shape.mlp,
-                axis,
-                eps=shape.eps,
-                dropout=shape.hidden_dropout,
-                sequence_parallel=sequence_parallel,
-            )
-            for layer in range(shape.num_layers)
-        )
+        self.layers = encoder_layers(shape, axis, sequence_parallel)
 
 
 class Encoder(nn.Module):
@@ -152,9 +157,7 @@ class Encoder(nn.Module):
         region = Region(axis, sequence_parallel)
         self.model = Backbone(shape, axis, sequence_parallel)
         self.score: ClassHead | None = None
-        self.task_heads: TaskHeads | None = None
-        if num_labels:
-            self.task_heads = TaskHeads(num_labels, shape.hidden_size, shape.std, region, pooled=True)
+        self.task_heads = TaskHeads(num_labels or {}, shape.hidden_size, shape.std, region, pooled=True)
         if shape.num_labels is not None:
             self.score = ClassHead(shape.hidden_size, shape.num_labels, shape.std, region, pooled=True)
             return
