@@ -112,7 +112,7 @@ class _Speaker:
 
 
 def _begun(chat: Chat, model: LanguageModel) -> tuple[Tokenizer, Dialogue]:
-    config, most = model.config, model.longest
+    config, most = model.config, model.config.model.longest_sequence
     if model.reads_sources:
         raise UserError(
             f"--chat continues one text, and model.family={config.model.family} reads one text to say another; give "

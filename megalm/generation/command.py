@@ -72,10 +72,8 @@ def run(request: Request, placement: Placement) -> int:
             reader: Reader = SequenceReader(model, request.options.max_new_tokens)
             if framing is not None:
                 sources = begun if request.prompt_ids else [framing.around(np.array(ids)).tolist() for ids in begun]
-                reader, begun = (
-                    TargetReader(model, request.options.max_new_tokens, sources),
-                    [[framing.start]] * len(sources),
-                )
+                reader = TargetReader(model, request.options.max_new_tokens, sources)
+                begun = [[framing.start]] * len(sources)
             found = generate(reader, begun, request.options, ending, told, first)
             for number, tokens in enumerate(found):
                 printer.end(first + number, tokens)
@@ -95,7 +93,7 @@ def _encoded(request: Request, tokenizer: Tokenizer | None) -> list[list[int]]:
 
 def _check(prompts: Sequence[Sequence[int]], options: Options, model: LanguageModel) -> None:
     """Refuse prompts that the model cannot read."""
-    vocab_size, most = model.config.model.vocab_size, model.longest
+    vocab_size, most = model.config.model.vocab_size, model.config.model.longest_sequence
     for number, tokens in enumerate(prompts):
         if not tokens:
             raise UserError(f"prompt {number} has no tokens, and there is nothing to continue; give it some text.")

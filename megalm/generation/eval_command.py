@@ -49,7 +49,7 @@ def run(question: Question, placement: Placement) -> int:
                 f"megalm eval predicts each token of a text, and model.family={model.config.model.family} reads one "
                 "text to say another; its held-out loss is in its run's metrics."
             )
-        most = model.longest
+        most = model.config.model.longest_sequence
         length = question.window or model.config.train.seq_length
         stride = question.stride or length
         if most is not None and length > most:

@@ -44,7 +44,7 @@ class Answers:
         """See the class."""
         super().__init__()  # the harness's own, which stands behind this one
         self._model, self._tokenizer, self._end_id, self._batch_size = model, tokenizer, end_id, batch_size
-        self._most = model.longest or model.config.train.seq_length
+        self._most = model.config.model.longest_sequence or model.config.train.seq_length
 
     def loglikelihood(self, requests: Sequence[Request], **_: Any) -> list[tuple[float, bool]]:
         """Return, for each (context, continuation), its log probability and whether it is the greedy one."""

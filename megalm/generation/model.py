@@ -68,12 +68,6 @@ class LanguageModel:
         """Whether it is an encoder-decoder, whose micro-batches need a source."""
         return self.config.model.family in ENCODER_DECODERS
 
-    @property
-    def longest(self) -> int | None:
-        """Tokens of the longest sequence; ``None`` where there is none, or only a user's own builder knows it."""
-        config = self.config.model
-        return None if ":" in config.family else config.longest_sequence
-
     def load(self, checkpoint: Checkpoint) -> None:
         """Take the weights of a checkpoint, saved at any layout and in any precision.
 

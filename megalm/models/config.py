@@ -264,8 +264,11 @@ class ModelConfig(Section):
 
     @property
     def longest_sequence(self) -> int | None:
-        """Tokens of the longest sequence that the model has positions for; ``None`` where positions have no table."""
-        if "max_position_embeddings" not in FAMILY_DEFAULTS[self.family]:
+        """Tokens of the longest sequence that the model has positions for.
+
+        ``None`` where positions have no table, or only a user's own builder knows it.
+        """
+        if "max_position_embeddings" not in FAMILY_DEFAULTS.get(self.family, {}):
             return None
         return self.max_position_embeddings - self.first_position
 

@@ -35,7 +35,7 @@ def seq2seq(config: RunConfig) -> Seq2Seq:
     special = SpecialTokens.of(config.data.tokenizer_path())
     framing = framing_of(config, special)
     examples, longest = _examples(config, special)
-    room = None if ":" in config.model.family else config.model.longest_sequence
+    room = config.model.longest_sequence
     if room is not None and longest + framing.size > room:
         raise UserError(
             f"train.seq_length={config.train.seq_length} gives sequences of {longest + framing.size} tokens, and "
