@@ -116,10 +116,8 @@ class WindowCorpus:
 
     def read(self, epoch: int, index: int) -> Sample:
         """See ``Samples.read``."""
-        start, count = (
-            first_token(self._key, epoch, self._spare) + index * self._reading.seq_length,
-            self._reading.seq_length + 1,
-        )
+        length = self._reading.seq_length
+        start, count = first_token(self._key, epoch, self._spare) + index * length, length + 1
         tokens = self._tokens.tokens(start, count)
         check_vocabulary(self._name, tokens, self._reading)
         return Sample(tokens, self._tokens.documents(start, count))
