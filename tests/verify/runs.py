@@ -14,8 +14,9 @@ from megalm.training.build import build_state
 from megalm.training.feed import Feed, cut_of, objective_of
 from megalm.training.step import train_step
 from megalm.validation import validate
+from megalm.verify.compare import Tolerance, compare
 from megalm.verify.probe import Probe, probe
-from tests.ranks import RankContext
+from tests.ranks import RankContext, RankPool
 from tests.verify.faults import planted
 
 STEPS = 2
@@ -115,6 +116,23 @@ def seen_alone(config: RunConfig) -> Probe:
 def seen_by_rank(context: RankContext, config: RunConfig, fault: str | None = None) -> Probe:
     with planted(fault):
         return probe(config, Mesh.build(config.layout, timeout_s=30), STEPS)
+
+
+def assert_as_alone(ranks: RankPool, config: RunConfig, reference: Probe, tolerance: Tolerance) -> list[Probe]:
+    """Compare a run over ranks, tensor by tensor, with what one process sees, and return what they see."""
+    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
+    findings = compare(reference, seen, tolerance, config.optimizer.lr)
+    apart = [finding for finding in findings if not finding.agrees]
+    assert apart == [], apart
+    return seen
+
+
+def assert_no_difference(ranks: RankPool, config: RunConfig, alone: RunConfig, tolerance: Tolerance) -> None:
+    """Compare a run over ranks with another one that one process does, and see that there is something to compare."""
+    reference = seen_alone(alone)
+    assert_as_alone(ranks, config, reference, tolerance)
+    assert len(reference.losses) == 2
+    assert reference.grad_norms[0] > 0
 
 
 def ledger_of_rank(context: RankContext, config: RunConfig) -> Ledger:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from megalm.verify.compare import Tolerance, compare
+from megalm.verify.compare import Tolerance
 from megalm.verify.probe import Probe
 from tests.ranks import RankPool
 from tests.verify.encoder_decoder_runs import BART, T5, T5_UNTIED, run_file, tokenizer_of_numbers
-from tests.verify.runs import seen_alone, seen_by_rank
+from tests.verify.runs import assert_as_alone, seen_alone
 
 SELECTIVE = {"mode": "selective", "operations": ["norm", "activation", "attention_core"]}
 SP: dict[str, Any] = {"tensor": {"sequence_parallel": True}}
@@ -56,6 +56,4 @@ def test_no_layout_changes_the_result(
     sections: dict[str, Any],
 ) -> None:
     config = run_file(model, tokenizer, **sections, layout=layout, train={"micro_batch_size": micro_batch_size})
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
-    findings = compare(alone(model, tokenizer), seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    assert_as_alone(ranks, config, alone(model, tokenizer), Tolerance.of("fp64"))

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from megalm.verify.compare import Tolerance, compare
+from megalm.verify.compare import Tolerance
 from tests.ranks import RankPool
 from tests.verify.multitask_runs import multitask, tasks_for_a_decoder
-from tests.verify.runs import GPT2, LLAMA, seen_alone, seen_by_rank
+from tests.verify.runs import GPT2, LLAMA, assert_as_alone, seen_alone
 
 LAYOUTS: list[dict[str, Any]] = [
     {"layout": {"dp": 2}},
@@ -23,10 +23,8 @@ LAYOUTS: list[dict[str, Any]] = [
 def test_no_layout_changes_what_tasks_teach(ranks: RankPool, tmp_path: Path, sections: dict[str, Any]) -> None:
     model, tasks = LLAMA if "pp" in sections["layout"] else GPT2, tasks_for_a_decoder(tmp_path)
     config = multitask(model, tasks, **sections)
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
     reference = seen_alone(multitask(model, tasks, train={"micro_batch_size": 12}))
-    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    assert_as_alone(ranks, config, reference, Tolerance.of("fp64"))
     heads = {held.spec.shape for held in reference.held if "task_heads" in held.spec.name}
     assert {shape[0] for shape in heads} == {3, 4}
 
@@ -38,11 +36,9 @@ def test_no_layout_changes_what_towers_learn(ranks: RankPool, tmp_path: Path, se
     sections = {**sections, "optimizer": {"name": "sgd", "lr": 0.1}}
     soft = {"sharing": "soft", "soft_penalty": 0.1}
     config = multitask(model, tasks, objective=soft, **sections)
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
     reference = seen_alone(
         multitask(model, tasks, objective=soft, optimizer=sections["optimizer"], train={"micro_batch_size": 12})
     )
-    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    assert_as_alone(ranks, config, reference, Tolerance.of("fp64"))
     names = {held.spec.name.partition(".model.")[0] for held in reference.held}
     assert {f"towers.task_{task['name']}" for task in tasks} <= names

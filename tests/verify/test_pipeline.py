@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from megalm.verify.compare import Tolerance, compare
+from megalm.verify.compare import Tolerance
 from tests.ranks import RankPool
-from tests.verify.runs import GPT2, LLAMA, NEOX, NEOX_TIED, run_file, seen_alone, seen_by_rank
+from tests.verify.runs import GPT2, LLAMA, NEOX, NEOX_TIED, assert_as_alone, run_file, seen_alone
 
 SCHEDULES = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zb-h1": 1, "zb-h2": 1, "zb-v": 2, "dualpipe-v": 2}
 FULL = bool(os.environ.get("MEGALM_TEST_FULL"))
@@ -69,18 +69,13 @@ def test_no_schedule_changes_the_result(
         tensor={"sequence_parallel": sequence_parallel},
         train={"micro_batch_size": micro_batch_size},
     )
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
-    reference = seen_alone(run_file(model, **shared))
-    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    assert_as_alone(ranks, config, seen_alone(run_file(model, **shared)), Tolerance.of("fp64"))
 
 
 @pytest.mark.parametrize("sizes", [[1, 3], [3, 1], [2, 2]])
 def test_a_cut_of_ones_own_does_not_change_the_result(ranks: RankPool, sizes: list[int]) -> None:
     config = run_file(GPT2, layout={"pp": 2}, pipeline={"blocks_per_stage": sizes}, train={"micro_batch_size": 4})
-    seen = ranks.run(2, seen_by_rank, config)
-    findings = compare(seen_alone(run_file(GPT2)), seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    seen = assert_as_alone(ranks, config, seen_alone(run_file(GPT2)), Tolerance.of("fp64"))
     names = [{held.spec.name for held in probe.held} for probe in seen]
     assert names[0] & names[1] == {"model.embed_tokens.weight"}
     assert ("model.layers.1.mlp.up_proj.weight" in names[0]) is (sizes == [3, 1])

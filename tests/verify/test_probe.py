@@ -21,6 +21,7 @@ from tests.verify.runs import (
     MODELS,
     NEOX,
     NEOX_TIED,
+    assert_as_alone,
     run_file,
     seen_alone,
     seen_by_rank,
@@ -77,9 +78,7 @@ def test_layout_does_not_change_the_result(
         train={"micro_batch_size": micro_batch_size},
         data={"reset_attention": reset},
     )
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
-    findings = compare(alone(model, reset), seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    assert_as_alone(ranks, config, alone(model, reset), Tolerance.of("fp64"))
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from megalm.verify.compare import Tolerance, compare
+from megalm.verify.compare import Tolerance
 from tests.ranks import RankPool
-from tests.verify.runs import GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, NEOX, NEOX_TIED, run_file, seen_alone, seen_by_rank
+from tests.verify.runs import (
+    GPT2,
+    GPT2_UNTIED,
+    LLAMA,
+    LLAMA_TIED,
+    NEOX,
+    NEOX_TIED,
+    assert_as_alone,
+    run_file,
+    seen_alone,
+)
 from tests.verify.test_probe import alone
 
 ALL = ["attention_core", "activation", "norm"]
@@ -69,9 +79,7 @@ def test_recomputation_does_not_change_the_result(
         data={"reset_attention": reset},
         **LAYOUTS[layout],
     )
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
-    findings = compare(alone(model, reset), seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    assert_as_alone(ranks, config, alone(model, reset), Tolerance.of("fp64"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

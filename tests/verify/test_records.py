@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from megalm.run_config import RunConfig
-from megalm.verify.compare import Tolerance, compare
+from megalm.verify.compare import Tolerance
 from tests.data.test_record_cuts import Parts, corpus
 from tests.ranks import RankPool
-from tests.verify.runs import GPT2, LLAMA, VOCAB_SIZE, run_file, seen_alone, seen_by_rank
+from tests.verify.runs import GPT2, LLAMA, VOCAB_SIZE, assert_as_alone, run_file, seen_alone
 
 LAYOUTS: list[dict[str, Any]] = [
     {"layout": {"dp": 2}},
@@ -62,10 +62,8 @@ def classifying(model: str, data: str, **sections: Any) -> RunConfig:
 def test_no_layout_changes_what_is_learned_of_labels(ranks: RankPool, tmp_path: Path, sections: dict[str, Any]) -> None:
     model, data = LLAMA if "pp" in sections["layout"] else GPT2, labelled(tmp_path / "texts")
     config = classifying(model, data, **sections)
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
     reference = seen_alone(classifying(model, data, train={"micro_batch_size": 12}))
-    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    assert_as_alone(ranks, config, reference, Tolerance.of("fp64"))
     assert {"score.classifier.weight"} < {held.spec.name for held in reference.held}
 
 
@@ -75,7 +73,6 @@ def test_no_layout_changes_what_is_learned_of_answers(
 ) -> None:
     model, data = LLAMA if "pp" in sections["layout"] else GPT2, conversations(tmp_path / "talks")
     config = instructed(model, data, **sections)
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
-    reference = seen_alone(instructed(model, data, train={"micro_batch_size": 12}))
-    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    assert_as_alone(
+        ranks, config, seen_alone(instructed(model, data, train={"micro_batch_size": 12})), Tolerance.of("fp64")
+    )

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from megalm.run_config import RunConfig
-from megalm.verify.compare import Tolerance, compare
+from megalm.verify.compare import Tolerance
 from tests.ranks import RankPool
-from tests.verify import test_electra as electra
-from tests.verify import test_encoder as encoders
+from tests.verify import encoder_runs as encoders
+from tests.verify.encoder_runs import BERT, ELECTRA, PAIRS, REPLACED
 from tests.verify.pairs_corpus import write_pairs_corpus
-from tests.verify.runs import GPT2, LLAMA, NEOX, VOCAB_SIZE, run_file, seen_alone, seen_by_rank
+from tests.verify.runs import GPT2, LLAMA, NEOX, VOCAB_SIZE, assert_no_difference, run_file, seen_alone
 
 PATTERNS: dict[str, dict[str, Any]] = {
     GPT2: {
@@ -45,14 +45,6 @@ ENCODER_LAYOUTS: list[dict[str, Any]] = [
 ]
 
 
-def assert_no_difference(ranks: RankPool, config: RunConfig, alone: RunConfig) -> None:
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
-    reference = seen_alone(alone)
-    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
-    assert reference.grad_norms[0] > 0
-
-
 def run_of(model: str, **sections: Any) -> RunConfig:
     own = {"attention": PATTERNS[model], "max_position_embeddings": 40}
     train = {"seq_length": 37, **sections.pop("train", {})}
@@ -63,7 +55,7 @@ def run_of(model: str, **sections: Any) -> RunConfig:
 def test_no_layout_changes_what_is_learned(ranks: RankPool, case: str) -> None:
     model, sections = CASES[case]
     data = {"data": sections["data"]} if "data" in sections else {}
-    assert_no_difference(ranks, run_of(model, **sections), run_of(model, **data))
+    assert_no_difference(ranks, run_of(model, **sections), run_of(model, **data), Tolerance.of("fp64"))
 
 
 @pytest.mark.parametrize("sections", ENCODER_LAYOUTS, ids=["tp pp", "zero 3, recomputed"])
@@ -71,16 +63,16 @@ def test_nor_what_an_encoder_learns(ranks: RankPool, tmp_path: Path, sections: d
     """Pairs of texts with padding behind them, seen to both sides."""
     corpus = write_pairs_corpus(tmp_path, VOCAB_SIZE)
     pattern = {**PATTERNS[GPT2], "block_size": 2, "num_local_blocks": 1}
-    model = {**encoders.BERT, "attention": pattern}
-    config = encoders.run_file(model, encoders.PAIRS, corpus, **sections)
-    assert_no_difference(ranks, config, encoders.run_file(model, encoders.PAIRS, corpus))
+    model = {**BERT, "attention": pattern}
+    config = encoders.run_file(model, PAIRS, corpus, **sections)
+    assert_no_difference(ranks, config, encoders.run_file(model, PAIRS, corpus), Tolerance.of("fp64"))
 
 
 def test_nor_what_a_generator_and_a_discriminator_learn(ranks: RankPool, tmp_path: Path) -> None:
     corpus = write_pairs_corpus(tmp_path, VOCAB_SIZE)
-    model = {**electra.SMALL, "attention": {**PATTERNS[GPT2], "block_size": 2, "num_local_blocks": 1}}
-    config = electra.run_file(model, corpus, layout={"tp": 2, "pp": 2}, train={"micro_batch_size": 5})
-    assert_no_difference(ranks, config, electra.run_file(model, corpus))
+    model = {**ELECTRA, "attention": {**PATTERNS[GPT2], "block_size": 2, "num_local_blocks": 1}}
+    config = encoders.run_file(model, REPLACED, corpus, layout={"tp": 2, "pp": 2}, train={"micro_batch_size": 5})
+    assert_no_difference(ranks, config, encoders.run_file(model, REPLACED, corpus), Tolerance.of("fp64"))
 
 
 def test_a_pattern_changes_what_is_learned() -> None:

@@ -5,10 +5,19 @@ from typing import Any
 
 import pytest
 
-from megalm.verify.compare import Tolerance, compare
+from megalm.verify.compare import Tolerance
 from megalm.verify.probe import Probe
 from tests.ranks import RankPool
-from tests.verify.runs import GPT2, LLAMA, LLAMA_TIED, NEOX, NEOX_TIED, run_file, seen_alone, seen_by_rank
+from tests.verify.runs import (
+    GPT2,
+    LLAMA,
+    LLAMA_TIED,
+    NEOX,
+    NEOX_TIED,
+    assert_as_alone,
+    run_file,
+    seen_alone,
+)
 
 WIDE: dict[str, Any] = {"model": {"intermediate_size": 600}}
 """Rows of several blocks, which two tensor ranks cut inside of one."""
@@ -60,7 +69,4 @@ def test_no_layout_changes_the_result(
         optimizer={"name": rule, **sections.get("optimizer", {})},
         train={"micro_batch_size": 2},
     )
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
-    reference = alone(rule, model, config.optimizer.layer_lr_decay)
-    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    assert_as_alone(ranks, config, alone(rule, model, config.optimizer.layer_lr_decay), Tolerance.of("fp64"))

@@ -6,9 +6,19 @@ from typing import Any
 
 import pytest
 
-from megalm.verify.compare import Tolerance, compare
+from megalm.verify.compare import Tolerance
 from tests.ranks import RankPool
-from tests.verify.runs import GPT2, GPT2_UNTIED, LLAMA, LLAMA_TIED, MODELS, NEOX, NEOX_TIED, run_file, seen_by_rank
+from tests.verify.runs import (
+    GPT2,
+    GPT2_UNTIED,
+    LLAMA,
+    LLAMA_TIED,
+    MODELS,
+    NEOX,
+    NEOX_TIED,
+    assert_as_alone,
+    run_file,
+)
 from tests.verify.test_probe import alone
 
 SP: dict[str, Any] = {"tensor": {"sequence_parallel": True}}
@@ -66,7 +76,4 @@ def test_no_stage_changes_the_result(
         pipeline={"schedule": schedule},
         train={"micro_batch_size": micro_batch_size},
     )
-    seen = ranks.run(config.layout.world_size, seen_by_rank, config)
-    reference = alone(model, config.data.reset_attention)
-    findings = compare(reference, seen, Tolerance.of("fp64"), config.optimizer.lr)
-    assert [finding for finding in findings if not finding.agrees] == []
+    assert_as_alone(ranks, config, alone(model, config.data.reset_attention), Tolerance.of("fp64"))
