@@ -3,15 +3,16 @@
 import math
 from pathlib import Path
 
-from tests.examples.test_instruct import SMALL, run
+from tests.examples.trained import RECORDS, TEN_STEPS, ends_of, header, prepared, trained
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    rows = run(tmp_path, "classify", "labelled", *SMALL)
+    data = prepared(tmp_path / "data", RECORDS, records="labelled")
+    small = (*TEN_STEPS, "train.seq_length=128")
+    rows = trained("classify", tmp_path / "run", f"data.train.0.path={data}", small=small)
+    assert header("classify").count("--records labelled") == 1
     assert abs(rows[0]["loss"] - math.log(48)) < 0.7
-    held_out = [row for row in rows if "val_loss" in row]
-    for name in ("val_loss", "val_accuracy", "val_f1"):
-        print(f"{name} {held_out[0][name]:.4f} to {held_out[-1][name]:.4f}")
-    assert held_out[-1]["val_loss"] < held_out[0]["val_loss"] - 0.05
-    assert held_out[-1]["val_accuracy"] >= held_out[0]["val_accuracy"]
-    assert 0 <= held_out[-1]["val_f1"] <= 1
+    first, last = ends_of(rows, "val_loss", "val_accuracy", "val_f1")
+    assert last["val_loss"] < first["val_loss"] - 0.05
+    assert last["val_accuracy"] >= first["val_accuracy"]
+    assert 0 <= last["val_f1"] <= 1
