@@ -15,6 +15,7 @@ from megalm.cli.main import run
 from megalm.data.prepare import prepare
 from megalm.generation.generate import generate
 from megalm.generation.options import Options
+from tests.cli.refusals import assert_refused
 from tests.generation.trained import PlainReading, bytes_tokenizer, trained
 from tests.verify.runs import GPT2, LLAMA
 
@@ -137,11 +138,7 @@ def test_over_ranks_by_a_pipe_that_stays_open(run_dir: Path, model: nn.Module) -
 def test_refusals(
     run_dir: Path, model: nn.Module, capfd: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
-    assert run(["generate", str(run_dir), *arguments], {}) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert sentence in err
+    assert_refused(capfd, ["generate", str(run_dir), *arguments], sentence)
 
 
 def test_a_tokenizer_without_the_tokens_of_the_template(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from megalm.cli.main import run
 from megalm.data.indexed import IndexedTokens
 from megalm.data.indexed_writer import IndexedWriter
+from tests.cli.refusals import assert_refused
 
 TEXT = "\n".join(f"def function_{n}(value):\n    return value + {n}\n" for n in range(300))
 RUN = """
@@ -89,8 +90,4 @@ def test_refusals(capfd: pytest.CaptureFixture[str], place: Path, arguments: lis
     tokenizer = json.loads((place / "corpus" / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
     (place / "other.json").write_text(json.dumps(tokenizer))
-    assert run(["eval", "run", *arguments], {}) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert sentence in err
+    assert_refused(capfd, ["eval", "run", *arguments], sentence)

@@ -11,6 +11,7 @@ from torch import nn
 from megalm.cli.main import run
 from megalm.generation.generate import generate
 from megalm.generation.options import Options
+from tests.cli.refusals import assert_refused
 from tests.generation.trained import PlainReading, bytes_tokenizer, trained
 from tests.verify.runs import LLAMA
 
@@ -100,11 +101,7 @@ def test_over_ranks_the_same_is_said(run_dir: Path, model: nn.Module) -> None:
 def test_refusals(
     run_dir: Path, model: nn.Module, capfd: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
-    assert run(["generate", str(run_dir), *arguments], {}) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert sentence in err
+    assert_refused(capfd, ["generate", str(run_dir), *arguments], sentence)
 
 
 def test_no_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,7 @@ def state_of(config: RunConfig) -> TrainingState:
     generator = torch.Generator().manual_seed(7)
     for parameter in state.model.parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter.data.add_(noise, alpha=0.2)
+        parameter.data.add_(noise.to(parameter.dtype), alpha=0.2)
     state.model.train()
     return state
 

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from megalm import rng
 from megalm.batch import IGNORED, MicroBatch
 from megalm.errors import UserError
-from megalm.mesh import Mesh
 from megalm.models.class_head import counted
 from megalm.models.config import ModelConfig
 from megalm.models.electra_shape import ElectraShape
 from megalm.models.mean_loss import means, told
 from megalm.models.presets import PRESETS
 from megalm.run_config import RunConfig
-from megalm.training.build import TrainingState, build_state, named_parameters
+from megalm.training.build import named_parameters
 from megalm.training.model import whole_specs
 from megalm.validation import validate
 from tests.models.hugging_face_electra import models_of, named_by
+from tests.models.test_decoder import difference, state_of
 
 VOCAB_SIZE, B, S = 61, 3, 11
 WEIGHT = 7.0
@@ -53,16 +53,6 @@ def run_of(model: dict[str, Any]) -> RunConfig:
             "train": {"precision": "fp64", "seq_length": S},
         },
     )
-
-
-def state_of(config: RunConfig) -> TrainingState:
-    """Build the model and move every value, so that no bias is 0, no norm is 1, and the generator has a preference."""
-    state = build_state(config, Mesh.alone())
-    generator = torch.Generator().manual_seed(7)
-    for parameter in state.model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter.data.add_(noise.to(parameter.dtype), alpha=0.2)
-    return state
 
 
 def batch_of(config: RunConfig, *, padded: bool) -> MicroBatch:
@@ -99,10 +89,6 @@ def drawn_by(logits_bsv: Tensor, batch: MicroBatch) -> Tensor:
     uniform = (bits.double() + 2**31 + 0.5) / 2**32
     drawn = (logits_bsv - torch.log(-torch.log(uniform))).argmax(-1)
     return torch.where(batch.asked_bs, drawn, batch.tokens_bs)
-
-
-def difference(ours: Tensor, theirs: Tensor, floor: float = 0.0) -> float:
-    return float((ours - theirs).abs().max()) / max(float(theirs.abs().max()), floor)
 
 
 def of_both(values: dict[str, Tensor], config: ModelConfig) -> tuple[nn.Module, nn.Module]:

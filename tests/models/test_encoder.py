@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megalm.batch import IGNORED, MicroBatch
-from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
-from megalm.training.build import TrainingState, build_state, named_parameters
+from megalm.training.build import named_parameters
 from megalm.validation import validate
 from tests.models.hugging_face_encoders import encoder_of, renamed
+from tests.models.test_decoder import difference, learned, state_of
 
 VOCAB_SIZE, B, S = 61, 3, 11
 PAD = 1
@@ -61,17 +61,6 @@ def run_of(model: dict[str, Any], precision: str = "fp64") -> RunConfig:
     )
 
 
-def state_of(config: RunConfig) -> TrainingState:
-    """Build the model and move every value, so that no bias is 0, no norm is 1, and attention has a preference."""
-    state = build_state(config, Mesh.alone())
-    generator = torch.Generator().manual_seed(7)
-    for parameter in state.model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter.data.add_(noise.to(parameter.dtype), alpha=0.2)
-    state.model.train()
-    return state
-
-
 def batch_of(config: RunConfig, *, pairs: bool, padded: bool = True) -> MicroBatch:
     """Return samples of different lengths in two parts, a few tokens asked, one sample of unknown class."""
     generator = torch.Generator().manual_seed(3)
@@ -99,13 +88,6 @@ def batch_of(config: RunConfig, *, pairs: bool, padded: bool = True) -> MicroBat
     )
 
 
-def learned(state: TrainingState, batch: MicroBatch) -> tuple[float, dict[str, Tensor]]:
-    """Return megalm's loss and every gradient, by megalm's names."""
-    loss = state.engine.run(state.programs.training(1), [batch])
-    slots = [(bucket, slot) for bucket in state.buckets for slot in bucket.slots]
-    return loss.item(), {slot.spec.name: slot.view(bucket.gradients.tensor) for bucket, slot in slots}
-
-
 def by_transformers(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the loss, the logits of the tokens, and those of the samples."""
     mask = torch.ones_like(batch.tokens_bs) if batch.documents_bs is None else (batch.documents_bs >= 0).long()
@@ -117,10 +99,6 @@ def by_transformers(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor
         return loss, logits, None
     asked = F.cross_entropy(out.seq_relationship_logits, batch.classes_b, ignore_index=IGNORED)
     return loss + PAIR_WEIGHT * asked, logits, out.seq_relationship_logits
-
-
-def difference(ours: Tensor, theirs: Tensor, floor: float = 0.0) -> float:
-    return float((ours - theirs).abs().max()) / max(float(theirs.abs().max()), floor)
 
 
 @pytest.mark.parametrize("padded", [True, False], ids=["padded", "full"])
