@@ -33,13 +33,13 @@ def test_a_trial_measures_keeps_and_shows_a_case(
 
 def test_the_last_two_doublings_are_judged() -> None:
     lengths = (1, 2, 4, 8)
-    fine = [Measurement([3.0, 1.0], 10), Measurement([2.0, 9.0], 40), Measurement([9.0], 60), Measurement([9.9], 180)]
+    fine = [Measurement([3.0, 1.0], 10), Measurement([2.0, 9.0], 40), Measurement([7.5], 60), Measurement([9.9], 160)]
     assert summary(result("dilated", lengths, fine))[-1] == "dilated: holds"
-    for worse in (Measurement([12.1, 24.0], 180), Measurement([9.0], 181)):
+    for worse in (Measurement([10.1, 24.0], 160), Measurement([7.5], 161)):
         found = result("dilated", lengths, [*fine[:3], worse])
         assert summary(found)[-1] == "dilated: FAILS"
         assert result("dense", lengths, [*fine[:3], worse])["holds"]
-    assert found["time_ratios"] == pytest.approx([2.0, 4.5, 1.0])
+    assert found["time_ratios"] == pytest.approx([2.0, 3.75, 1.0])
 
 
 def test_cores_are_alike_but_for_their_pattern() -> None:
