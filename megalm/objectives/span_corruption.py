@@ -9,40 +9,8 @@ from numpy.typing import NDArray
 
 from megalm.data.loader import Rows
 from megalm.objectives.draws import Draws
+from megalm.objectives.pair_lengths import SpanSizes
 from megalm.objectives.seq2seq import Tokens
-
-
-@dataclass(frozen=True)
-class SpanSizes:
-    """How much of a text is hidden; the same of every text of one length, so that no sample needs padding.
-
-    Args:
-        length: tokens of the text.
-        hidden: of those, the ones behind sentinels.
-        spans: the sentinels.
-    """
-
-    length: int
-    hidden: int
-    spans: int
-
-    @staticmethod
-    def of(length: int, density: float, mean_span_length: float) -> "SpanSizes":
-        """Hide so much of a text in spans of so many tokens on average, rounded; at least one token, never all.
-
-        Args:
-            length: tokens of the text, at least 2.
-            density: the share of them that is hidden.
-            mean_span_length: tokens to a sentinel.
-        """
-        hidden = min(max(round(length * density), 1), length - 1)
-        spans = min(max(round(hidden / mean_span_length), 1), hidden, length - hidden)
-        return SpanSizes(length, hidden, spans)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the source or of the target, whichever is longer."""
-        return max(self.length - self.hidden, self.hidden) + self.spans
 
 
 @dataclass(frozen=True)

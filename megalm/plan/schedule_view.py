@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from megalm.models.counts import BlockFlops
 from megalm.parallel.pipeline.clock import StageCost, Timetable, time_program
@@ -74,9 +75,11 @@ def _stages(config: RunConfig, num_stages: int) -> tuple[list[BlockFlops], list[
     known = model_costs(config)
     if known is None:
         return [BlockFlops(1, 1, 1)] * num_stages, ["its share of the blocks"] * num_stages
-    blocks = known.blocks
-    spans = cut_into_stages(config, len(blocks), num_stages)
-    return [_sum([blocks[number] for number in span]) for span in spans], [_name(span, len(blocks)) for span in spans]
+    spans = cut_into_stages(config, len(known.blocks), num_stages)
+    return (
+        [_sum([known.blocks[number] for number in span]) for span in spans],
+        [", ".join(_shortened([known.names[number] for number in span])) for span in spans],
+    )
 
 
 def _sum(blocks: Sequence[BlockFlops]) -> BlockFlops:
@@ -87,9 +90,14 @@ def _sum(blocks: Sequence[BlockFlops]) -> BlockFlops:
     )
 
 
-def _name(span: range, num_blocks: int) -> str:
-    layers = [block - 1 for block in span if 0 < block < num_blocks - 1]
-    parts = ["embedding"] if span.start == 0 else []
-    if layers:
-        parts.append(f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}")
-    return ", ".join([*parts, "head"] if span.stop == num_blocks else parts)
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Return the names of blocks, layers of one kind that follow one another as one: ``encoder layers 2 to 5``."""
+    found = []
+    for kind, group in groupby(names, lambda name: name.rpartition("layer ")[:2]):
+        together = list(group)
+        if not kind[1] or len(together) == 1:
+            found.extend(together)
+            continue
+        first, last = (name.rpartition(" ")[2] for name in (together[0], together[-1]))
+        found.append(f"{kind[0]}layers {first} to {last}")
+    return found

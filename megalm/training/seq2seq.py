@@ -10,9 +10,10 @@ from megalm.data.record_cuts import SingleRecords
 from megalm.data.special_tokens import SpecialTokens
 from megalm.errors import UserError
 from megalm.objectives.denoising import Denoising
+from megalm.objectives.pair_lengths import SpanSizes
 from megalm.objectives.pairs import Pairs
 from megalm.objectives.seq2seq import Examples, Framing, Seq2Seq
-from megalm.objectives.span_corruption import SpanCorruption, SpanSizes
+from megalm.objectives.span_corruption import SpanCorruption
 from megalm.run_config import RunConfig
 
 HIDES = frozenset(("mask", "infill"))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from megalm.batch import MicroBatch
 from megalm.mesh import Axis, Mesh
@@ -25,9 +24,10 @@ from megalm.parallel.pipeline.stage import Stage
 from megalm.plan.model_costs import model_costs
 from megalm.recompute import RecomputeConfig
 from megalm.run_config import RunConfig
-from megalm.training.build import build_model, build_state
+from megalm.training.build import build_model
 from megalm.validation import validate
 from megalm.weight_half import WeightHalf
+from tests.models.flops import counted, counter
 
 DECODER_PRESETS = {preset for preset, fields in PRESETS.items() if fields["family"] in DECODERS}
 PUBLISHED = {
@@ -121,30 +121,21 @@ def test_every_preset_is_judged_by_its_publication() -> None:
     assert PUBLISHED.keys() | ROUNDED.keys() == DECODER_PRESETS
 
 
-def addmm_flops(into: list[int], left: list[int], right: list[int], **_: object) -> int:
-    return 2 * left[0] * left[1] * right[1]
-
-
 @pytest.mark.parametrize("fields", SMALL.values(), ids=SMALL)
 @pytest.mark.parametrize("learns", [False, True])
 def test_flops_are_those_of_the_products(fields: dict[str, Any], learns: bool) -> None:
-    """torch counts the operators that it dispatches and has a formula for, and two of ours have none in torch 2.13.
-
-    The CPU's fused attention would count 0, so attention takes the math backend here: two batched products over the
-    whole square, without the causal half, which is what the closed form says. The in-place addmm_ gets the formula of
-    addmm.
-    """
+    """Whatever learns and whatever does not."""
     model = on_cpu({**SIZES, **fields})
     tokens = torch.arange(26).view(2, 13)
     batch = MicroBatch(tokens, tokens, torch.arange(13).expand(2, 13), tokens, loss_scale=1 / 26)
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
-    with sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(learns), counter:
+    counts = counter()
+    with sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(learns), counts:
         stage = Stage(model.blocks(), WeightHalf())  # type: ignore[operator]
         stage.forward(0, None, batch)
         if learns:
             stage.backward(0)
     per_token = training_flops_per_token if learns else forward_flops_per_token
-    assert counter.get_total_flops() == 26 * per_token(
+    assert counts.get_total_flops() == 26 * per_token(
         DecoderShape.of(ModelConfig.model_validate({**SIZES, **fields})), 13
     )
 
@@ -168,19 +159,13 @@ def test_what_is_computed_again_is_counted_where_it_is_done(fields: dict[str, An
         "recompute": recompute,
     }
     config = validate(RunConfig, tree)
-    state = build_state(config, Mesh.alone())
     shape, section = DecoderShape.of(config.model), config.recompute
     tokens = torch.arange(26).view(2, 13)
-    batch = MicroBatch(tokens, tokens, torch.arange(13).expand(2, 13), tokens, loss_scale=1 / 26)
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
-    (stage,) = state.engine.stages.values()
+    found = counted(config, MicroBatch(tokens, tokens, torch.arange(13).expand(2, 13), tokens, loss_scale=1 / 26))
     _, *blocks = flops_by_block(shape, 13, section)
-    with sdpa_kernel(SDPBackend.MATH), counter:
-        stage.forward(0, None, batch)
-        assert counter.get_total_flops() == 26 * sum(block.forward for block in blocks)
-        stage.backward(0)
-    assert counter.get_total_flops() == 26 * sum(block.whole for block in blocks)
-    assert counter.get_total_flops() == 26 * hardware_flops_per_token(shape, 13, section)
+    assert found.forward == 26 * sum(block.forward for block in blocks)
+    assert found.whole == 26 * sum(block.whole for block in blocks)
+    assert found.whole == 26 * hardware_flops_per_token(shape, 13, section)
 
 
 @pytest.mark.parametrize("mode", [{"mode": "none"}, {"mode": "selective"}, {"mode": "full"}], ids=str)
@@ -197,22 +182,13 @@ def test_sparse_attention_costs_the_keys_that_are_seen(family: str, mode: dict[s
         "recompute": mode,
     }
 
-    def counted(tree: dict[str, Any]) -> int:
-        state = build_state(validate(RunConfig, tree), Mesh.alone())
-        tokens = torch.arange(24).view(2, 12)
-        batch = MicroBatch(tokens, tokens, torch.arange(12).expand(2, 12), tokens, loss_scale=1 / 24)
-        counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
-        (stage,) = state.engine.stages.values()
-        with sdpa_kernel(SDPBackend.MATH), counter:
-            stage.forward(0, None, batch)
-            stage.backward(0)
-        return counter.get_total_flops()
-
     dense = {**tree, "model": {**tree["model"], "attention": {"pattern": "dense"}}}
     done, of_dense = (model_costs(validate(RunConfig, each)) for each in (tree, dense))
     assert done is not None
     assert of_dense is not None
-    found = counted(tree) - counted(dense)
+    tokens = torch.arange(24).view(2, 12)
+    batch = MicroBatch(tokens, tokens, torch.arange(12).expand(2, 12), tokens, loss_scale=1 / 24)
+    found = counted(validate(RunConfig, tree), batch).whole - counted(validate(RunConfig, dense), batch).whole
     assert found == 24 * (done.hardware_flops - of_dense.hardware_flops)
     seen, again = 6 if family == "gpt2" else 7, 0 if mode["mode"] == "none" else 1
     assert done.training_flops - of_dense.training_flops == 3 * 2 * 4 * (seen - 12) * 24

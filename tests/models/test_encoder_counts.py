@@ -4,11 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from megalm.batch import IGNORED, MicroBatch
-from megalm.mesh import Axis, Mesh
+from megalm.mesh import Axis
 from megalm.models.config import ModelConfig
 from megalm.models.encoder import build_encoder
 from megalm.models.encoder_counts import (
@@ -20,9 +18,8 @@ from megalm.models.encoder_counts import (
 from megalm.models.encoder_shape import ENCODERS, EncoderShape
 from megalm.models.presets import PRESETS
 from megalm.run_config import RunConfig
-from megalm.training.build import build_state
 from megalm.validation import validate
-from tests.models.test_counts import addmm_flops
+from tests.models.flops import counted
 
 PUBLISHED = {
     "bert-base-uncased": 110_106_428,
@@ -72,20 +69,15 @@ def test_flops_are_those_of_the_products(fields: dict[str, Any], recompute: dict
         "recompute": recompute,
     }
     config = validate(RunConfig, tree)
-    state = build_state(config, Mesh.alone())
     shape, section = EncoderShape.of(config.model), config.recompute
     tokens = torch.arange(26).view(2, 13)
     labels = tokens.masked_fill(tokens % 3 > 0, IGNORED)
     of_pairs = {"classes_b": torch.tensor([0, 1]), "class_loss_scale": 0.5} if shape.pools else {}
     batch = MicroBatch(tokens, labels, torch.arange(13).expand(2, 13), tokens, 1 / 9, **of_pairs)  # type: ignore[arg-type]
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops})
-    (stage,) = state.engine.stages.values()
+    found = counted(config, batch)
     _, *blocks = flops_by_block(shape, 13, 9 / 26, section)
-    with sdpa_kernel(SDPBackend.MATH), counter:
-        stage.forward(0, None, batch)
-        assert counter.get_total_flops() == pytest.approx(26 * sum(block.forward for block in blocks), abs=26)
-        stage.backward(0)
-    done = counter.get_total_flops()
+    assert found.forward == pytest.approx(26 * sum(block.forward for block in blocks), abs=26)
+    done = found.whole
     assert done == pytest.approx(26 * sum(block.whole for block in blocks), abs=3 * 26)
     assert done == pytest.approx(26 * hardware_flops_per_token(shape, 13, 9 / 26, section), abs=3 * 26)
     if recompute["mode"] == "none":

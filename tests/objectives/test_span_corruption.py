@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from megalm.objectives.draws import Draws
-from megalm.objectives.span_corruption import SpanCorruption, SpanSizes
+from megalm.objectives.pair_lengths import SpanSizes
+from megalm.objectives.span_corruption import SpanCorruption
 from tests.objectives.chi_square import chance
 from tests.objectives.samples import numbered
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-from megalm.models import counts, encoder_counts
+from megalm.models import counts, electra_counts, encoder_counts, encoder_decoder_counts
 from megalm.models.decoder_shape import DecoderShape
+from megalm.models.electra_shape import ElectraShape
+from megalm.models.encoder_decoder_shape import EncoderDecoderShape
 from megalm.models.encoder_shape import EncoderShape
 from megalm.plan.model_costs import model_costs
 from megalm.plan.stages import cut_into_stages
@@ -49,7 +51,43 @@ def test_an_encoder_is_asked_for_a_share_of_the_tokens() -> None:
     assert [len(span) for span in cut_into_stages(more, 6, 2)] == [5, 1]
 
 
-@pytest.mark.parametrize(("family", "objective"), [("bert", {"name": "own:objective"}), ("own:model", {})])
+def test_both_encoders_of_a_discriminator_count() -> None:
+    config = run_of("electra", {"name": "rtd", "noise_density": 0.25})
+    shape, known = ElectraShape.of(config.model), model_costs(config)
+    assert known is not None
+    assert known.num_parameters == electra_counts.num_parameters(shape)
+    assert known.blocks == electra_counts.flops_by_block(shape, 13, 0.25, config.recompute)
+    assert known.training_flops == electra_counts.training_flops_per_token(shape, 13, 0.25)
+    assert known.hardware_flops == electra_counts.hardware_flops_per_token(shape, 13, 0.25, config.recompute)
+    assert len(known.names) == len(known.blocks) == config.model.num_blocks
+
+
+def test_an_encoder_decoder_costs_what_it_reads_and_says_of_13_tokens() -> None:
+    """Half of them behind 2 sentinels: 7 + 2 + 1 tokens are read, and 6 + 2 + 1 said."""
+    config = run_of("t5", {"name": "seq2seq", "noise_density": 0.46, "mean_span_length": 3})
+    shape, known = EncoderDecoderShape.of(config.model), model_costs(config)
+    assert known is not None
+    assert known.num_parameters == encoder_decoder_counts.num_parameters(shape)
+    of_sample = encoder_decoder_counts.flops_by_block(shape, 10, 9, config.recompute)
+    assert [13 * block.whole for block in known.blocks] == pytest.approx([b.whole for b in of_sample], abs=3 * 13)
+    training = encoder_decoder_counts.training_flops(shape, 10, 9)
+    assert 13 * known.training_flops == pytest.approx(training, abs=13)
+    hardware = encoder_decoder_counts.hardware_flops(shape, 10, 9, config.recompute)
+    assert 13 * known.hardware_flops == pytest.approx(hardware, abs=13)
+    assert len(known.names) == len(known.blocks) == config.model.num_blocks
+    denoised = model_costs(run_of("bart", {"name": "seq2seq", "seq2seq": "denoising", "noise": ["mask"]}))
+    assert denoised is not None
+    assert denoised.blocks[1].whole > known.blocks[1].whole  # 14 tokens are read
+
+
+@pytest.mark.parametrize(
+    ("family", "objective"),
+    [
+        ("bert", {"name": "own:objective"}),
+        ("own:model", {}),
+        ("t5", {"name": "seq2seq", "seq2seq": "pairs"}),
+    ],
+)
 def test_what_is_not_known_is_absent(family: str, objective: dict[str, Any]) -> None:
     assert model_costs(run_of(family, objective)) is None
 
