@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -26,8 +27,19 @@ from megalm.training.loop import train_on
 from megalm.training.samples import samples_of
 from megalm.training.step import train_step
 from megalm.training.tasks import TaskFeed, place_of, tasks_of
-from tests.verify.multitask_runs import multitask, tasks_for_a_decoder
+from tests.verify.encoder_decoder_runs import T5
+from tests.verify.multitask_runs import (
+    BERT,
+    WINDOWS,
+    multitask,
+    tasks_for_a_decoder,
+    tasks_for_an_encoder,
+    tasks_for_an_encoder_decoder,
+)
 from tests.verify.runs import GPT2, GPT2_UNTIED, VOCAB_SIZE
+
+CLASSES_COUNT = {"pairs": 0.5}
+"""What the loss of samples counts beside that of tokens, where a task has both."""
 
 
 def whole(config: RunConfig, step: int) -> list[MicroBatch]:
@@ -47,52 +59,75 @@ def gradients(state: TrainingState) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def plain_loss(model: Any, batch: MicroBatch) -> float:
-    """Return the mean loss of a micro-batch by torch's cross entropy: of what it has, tokens or samples."""
-    if batch.classes_b is None:
-        return F.cross_entropy(
-            model.logits(batch).flatten(0, -2), batch.labels_bs.flatten(), ignore_index=IGNORED
-        ).item()
+    """Return the mean loss of a micro-batch by torch's cross entropy: of tokens, of samples, or of both together."""
+    loss = 0.0
+    if batch.asked_bs.any():
+        logits, labels = model.logits(batch).flatten(0, -2), batch.labels_bs.flatten()
+        loss += F.cross_entropy(logits, labels, ignore_index=IGNORED).item()
+    if batch.classes_b is not None:
+        loss += CLASSES_COUNT.get(str(batch.task), 1.0) * class_loss(model, batch)
+    return loss
+
+
+def class_loss(model: Any, batch: MicroBatch) -> float:
+    assert batch.classes_b is not None
     return F.cross_entropy(class_logits(model, batch), batch.classes_b).item()
 
 
 @torch.no_grad()
 def class_logits(model: Any, batch: MicroBatch) -> Tensor:
-    *below, head = model.blocks()
+    *below, last = model.blocks()
     flow = None
     for block in below:
         flow = block(flow, batch)
-    found: Tensor = head.task_heads.of(batch).class_logits(head.norm(flow), batch)
+    head = getattr(model.task_heads, f"task_{batch.task}") if batch.task in ("kind", "place") else model.pair_head
+    found: Tensor = head.class_logits(last.norm(flow) if hasattr(last, "norm") else flow, batch)
     return found
 
 
-def test_the_loss_and_its_gradients_are_the_weighted_sums_of_the_tasks(tmp_path: Path) -> None:
-    config = multitask(GPT2_UNTIED, tasks_for_a_decoder(tmp_path), optimizer={"clip_grad_norm": 0.0})
-    batches = whole(multitask(GPT2_UNTIED, tasks_for_a_decoder(tmp_path), train={"micro_batch_size": 12}), 0)
-    assert [batch.task for batch in batches] == ["docs", "kind", "talks", "place"]
-    weights, alone = {"docs": 0.5, "kind": 1.0, "talks": 2.0, "place": 0.25}, build_state(config, Mesh.alone())
+@pytest.mark.parametrize(
+    ("model", "tasks_in", "dropouts"),
+    [
+        (GPT2_UNTIED, tasks_for_a_decoder, ()),
+        (BERT, tasks_for_an_encoder, ("hidden_dropout_prob", "attention_probs_dropout_prob")),
+        (T5, tasks_for_an_encoder_decoder, ("dropout_rate",)),
+    ],
+)
+def test_the_loss_and_its_gradients_are_the_weighted_sums_of_the_tasks(
+    tmp_path: Path, model: str, tasks_in: Callable[[Path], list[dict[str, Any]]], dropouts: Sequence[str]
+) -> None:
+    tasks = tasks_in(tmp_path)
+    sections = {"model": dict.fromkeys(dropouts, 0.0), "optimizer": {"clip_grad_norm": 0.0}}
+    config = multitask(model, tasks, **sections)
+    batches = whole(multitask(model, tasks, **sections, train={"micro_batch_size": 12}), 0)
+    weights, alone = {task["name"]: task.get("weight", 1.0) for task in tasks}, build_state(config, Mesh.alone())
+    assert [batch.task for batch in batches] == list(weights)
     losses, wanted = {}, dict.fromkeys(gradients(alone), torch.tensor(0.0))
     for batch in batches:
-        tokens, samples = int((batch.labels_bs != IGNORED).sum()), len(batch.tokens_bs)
+        tokens, samples, name = int(batch.asked_bs.sum()), len(batch.tokens_bs), str(batch.task)
         unweighted = replace(
             batch,
             loss_scale=1 / tokens if tokens else 0.0,
-            class_loss_scale=0.0 if batch.classes_b is None else 1 / samples,
+            class_loss_scale=0.0 if batch.classes_b is None else CLASSES_COUNT.get(name, 1.0) / samples,
         )
-        losses[str(batch.task)] = alone.run([unweighted]).item()
-        assert losses[str(batch.task)] == pytest.approx(plain_loss(alone.model, batch), rel=1e-12)
-        for name, gradient in gradients(alone).items():
-            wanted[name] = wanted[name] + weights[str(batch.task)] * gradient
+        losses[name] = alone.run([unweighted]).item()
+        assert losses[name] == pytest.approx(plain_loss(alone.model, batch), rel=1e-12)
+        for parameter, gradient in gradients(alone).items():
+            wanted[parameter] = wanted[parameter] + weights[name] * gradient
 
     state = build_state(config, Mesh.alone())
     report = train_step(state, whole(config, 0))
-    assert len(whole(config, 0)) == 6
+    assert len(whole(config, 0)) == sum(-(-task["samples"] // 3) for task in tasks)
     assert report.loss == pytest.approx(sum(weights[name] * loss for name, loss in losses.items()), rel=1e-12)
     assert report.tasks == pytest.approx({name: weights[name] * loss for name, loss in losses.items()}, rel=1e-12)
     found = gradients(state)
     assert found.keys() == wanted.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-11, atol=1e-14, msg=name)
-    assert all(found[f"task_heads.task_{name}.classifier.weight"].any() for name in ("kind", "place"))
+    heads = {name: gradient for name, gradient in found.items() if ".classifier.weight" in name}
+    assert all(gradient.any() for gradient in heads.values())
+    classify = [f"task_heads.task_{task['name']}.classifier.weight" for task in tasks if "num_labels" in task]
+    assert {name for name in heads if "task_heads" in name} == set(classify)
 
 
 @pytest.mark.parametrize("model", [GPT2, GPT2_UNTIED])
@@ -154,22 +189,45 @@ def test_a_task_goes_through_its_data_as_it_would_alone_and_samples_have_numbers
     assert place_of(23, tasks, sources) == Place(3, last.epoch, last.window)
 
 
+def holding_out(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tasks, those with a corpus on disk judged on all of it."""
+    for task in tasks:
+        path = task["data"]["train"][0]["path"]
+        if ":" not in path:
+            task["data"] = {**task["data"], "validation": [path]}
+    return tasks
+
+
 def judged(folder: Path, **sections: Any) -> RunConfig:
-    tasks = tasks_for_a_decoder(folder)
-    for task in tasks[1:]:
-        task["data"] = {**task["data"], "validation": [task["data"]["train"][0]["path"]]}
-    return multitask(GPT2_UNTIED, tasks, **sections)
+    return multitask(GPT2_UNTIED, holding_out(tasks_for_a_decoder(folder)), **sections)
 
 
-def test_each_task_is_judged_by_its_own_head_and_on_its_own_samples(tmp_path: Path) -> None:
-    config = judged(tmp_path, model={"initializer_range": 0.5}, train={"eval_batches": 20})
+@pytest.mark.parametrize(
+    ("model", "tasks_in", "classified"),
+    [
+        (GPT2_UNTIED, tasks_for_a_decoder, ["kind", "place"]),
+        (BERT, tasks_for_an_encoder, ["pairs", "kind", "place"]),
+        (T5, tasks_for_an_encoder_decoder, []),
+    ],
+)
+def test_each_task_is_judged_by_its_own_head_and_on_its_own_samples(
+    tmp_path: Path, model: str, tasks_in: Callable[[Path], list[dict[str, Any]]], classified: list[str]
+) -> None:
+    sections: dict[str, Any] = {
+        "model": {} if model == T5 else {"initializer_range": 0.5},
+        "train": {"eval_batches": 30},
+    }
+    config = multitask(model, holding_out(tasks_in(tmp_path)), **sections)
     state, tasks = build_state(config, Mesh.alone()), tasks_of(config)
     held_out = [task.held_out() for task in tasks]
     found = evaluate_tasks(state, tasks, held_out)
-    assert "task/docs/val_loss" not in found  # a source of one's own holds nothing out
     weighted = 0.0
-    for task, data in zip(tasks[1:], held_out[1:], strict=True):
+    for task, data in zip(tasks, held_out, strict=True):
+        if not data.num_samples:  # a source of one's own holds nothing out
+            assert f"task/{task.name}/val_loss" not in found
+            continue
         batch = task.objective(data.rows(0, 0, data.num_samples), reset_attention=False)
+        state.model.eval()
         loss = plain_loss(state.model, batch)
         assert found[f"task/{task.name}/val_loss"] == pytest.approx(loss, rel=1e-12)
         weighted += task.weight * loss
@@ -177,8 +235,8 @@ def test_each_task_is_judged_by_its_own_head_and_on_its_own_samples(tmp_path: Pa
             said = class_logits(state.model, batch).argmax(-1)
             right = (said == batch.classes_b).double().mean().item()
             assert found[f"task/{task.name}/val_accuracy"] == pytest.approx(right)
-    assert found["val_loss"] == pytest.approx(weighted, rel=1e-12)
-    assert {key for key in found if key.endswith("accuracy")} == {"task/kind/val_accuracy", "task/place/val_accuracy"}
+    assert found["val_loss"] == pytest.approx(weighted, rel=1e-12) != 0
+    assert {key for key in found if key.endswith("accuracy")} == {f"task/{name}/val_accuracy" for name in classified}
 
 
 def rows_of(config: RunConfig) -> list[dict[str, Any]]:
@@ -265,6 +323,27 @@ def test_what_is_no_task_is_refused_in_one_sentence(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         multitask(GPT2_UNTIED, changed(tmp_path, number, **fields))
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "sentence"),
+    [
+        (T5, {"name": "classify"}, "task mine: objective.name=classify is not for model.family=t5: seq2seq is what an"),
+        (T5, {"name": "clm"}, "task mine: objective.name=clm is not for model.family=t5: seq2seq is what an encoder-d"),
+        (
+            BERT,
+            {"name": "instruct"},
+            "task mine: objective.name=instruct asks for tokens that model.family=bert,",
+        ),
+        (BERT, {"name": "rtd"}, "objective.tasks.0.objective.name=rtd is not for one of several tasks; choose one of"),
+    ],
+    ids=str,
+)
+def test_what_the_family_does_not_learn_is_refused(model: str, objective: dict[str, Any], sentence: str) -> None:
+    labels = {"num_labels": 3} if objective["name"] == "classify" else {}
+    task = {"name": "mine", "objective": objective, "data": WINDOWS, "samples": 12, **labels}
+    with pytest.raises(UserError, match=sentence):
+        multitask(model, [task])
 
 
 @pytest.mark.parametrize(
