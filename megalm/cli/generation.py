@@ -24,6 +24,10 @@ Weights = Annotated[
         metavar="DIR", help="A checkpoint, a run's directory (its newest), or a Hugging Face one.", show_default=False
     ),
 ]
+Task = Annotated[
+    str | None,
+    typer.Option(help="Of a run of several tasks: whose model, where each has its own.", show_default=False),
+]
 TokenizerFile = Annotated[
     Path | None, typer.Option(help="A tokenizer.json; that of the run's data if not given.", show_default=False)
 ]
@@ -85,6 +89,7 @@ def generate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Prompts continued together; all if not given.", show_default=False)
     ] = None,
+    task: Task = None,
 ) -> int:
     """Continue prompts with a trained model, or answer what is typed, at any layout."""
     options = Options(max_new_tokens, temperature, top_k, top_p, repetition_penalty, num_beams, seed)
@@ -96,7 +101,8 @@ def generate(
         def answer(placement: Placement) -> int:
             with loading():
                 from megalm.generation.chat_command import Chat, run
-            return run(Chat(directory, overrides or (), options, stop or (), tokenizer, template, system), placement)
+            asked = Chat(directory, overrides or (), options, stop or (), tokenizer, template, system, task)
+            return run(asked, placement)
 
         return over_ranks(overrides or (), context.obj, answer, reads=True)
     for name, text in (("template", template), ("system", system)):
@@ -109,8 +115,8 @@ def generate(
     def work(placement: Placement) -> int:
         with loading():
             from megalm.generation.command import Request, run
-        request = Request(directory, overrides or (), prompt or (), ids, options, stop or (), tokenizer, batch_size)
-        return run(request, placement)
+        about = (options, stop or (), tokenizer, batch_size, task)
+        return run(Request(directory, overrides or (), prompt or (), ids, *about), placement)
 
     return over_ranks(overrides or (), context.obj, work)
 
@@ -143,12 +149,14 @@ def evaluate(
     ] = None,
     tokenizer: TokenizerFile = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows read at a time.")] = 8,
+    task: Task = None,
 ) -> int:
     """Print the loss and the perplexity of a trained model on a text, at any layout."""
 
     def work(placement: Placement) -> int:
         with loading():
             from megalm.generation.eval_command import Question, run
-        return run(Question(directory, overrides or (), data, window, stride, tokenizer, batch_size), placement)
+        question = Question(directory, overrides or (), data, window, stride, tokenizer, batch_size, task)
+        return run(question, placement)
 
     return over_ranks(overrides or (), context.obj, work)

@@ -101,15 +101,24 @@ def export_model(
     precision: Annotated[
         Precision | None, typer.Option(help="Of the weights; that of the run by default.", show_default=False)
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a run of several tasks: its own model, or what is shared with its own head.", show_default=False
+        ),
+    ] = None,
 ) -> int:
     """Write a checkpoint as a directory that transformers loads, and compare its logits with transformers'."""
     from megalm.checkpoint.store import open_newest
     from megalm.hugging_face.compare import compare
-    from megalm.hugging_face.exporter import export
+    from megalm.hugging_face.exporter import export, run_of
     from megalm.mesh import Axis
+    from megalm.training.chosen import choose
 
     given = open_newest(checkpoint, Axis.alone())
-    found = compare(given, out, export(given, out, precision))
+    found = compare(given, out, export(given, out, precision, task=task), task)
     print(out)
+    if left_out := choose(run_of(given), task).left_out:
+        print(f"heads of tasks that are left out: {', '.join(left_out)}; --task exports one of them")
     print(found.sentence)
     return 0 if found.agrees else FAILED

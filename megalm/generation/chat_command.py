@@ -42,6 +42,7 @@ class Chat:
         tokenizer: a ``tokenizer.json``, if not the run's own.
         template: a named one or a file, if not that of the run's data.
         system: what the system says before all.
+        task: whose model it is, of a run of several tasks.
     """
 
     directory: Path
@@ -51,6 +52,7 @@ class Chat:
     tokenizer: Path | None = None
     template: str | None = None
     system: str | None = None
+    task: str | None = None
 
 
 def run(chat: Chat, placement: Placement) -> int:
@@ -62,7 +64,7 @@ def run(chat: Chat, placement: Placement) -> int:
         UserError: something that the user can mend before a dialogue can begin.
     """
     with mesh_of(chat.overrides, placement) as mesh:
-        speaker = _Speaker(chat, open_model(chat.directory, chat.overrides, mesh))
+        speaker = _Speaker(chat, open_model(chat.directory, chat.overrides, mesh, chat.task))
         lines, code = Lines(mesh), 0
         while (line := lines.next()) is not None and line.strip() != EXIT:
             if line.strip() == RESET:
@@ -141,8 +143,9 @@ def _template(named: str | None, config: RunConfig, tokenizer: Tokenizer) -> tup
     Raises:
         UserError: there is none, or the tokenizer lacks what a named one spells.
     """
-    metas = (read_meta(Path(corpus.path)) for corpus in config.data.train if (Path(corpus.path) / META).is_file())
-    records = next((meta.records for meta in metas if meta.records is not None), None)
+    paths = [Path(corpus.path) for data in config.sources for corpus in data.train]
+    found = [told for path in paths if (path / META).is_file() and (told := read_meta(path).records) is not None]
+    records = next((each for each in found if each.template is not None), found[0] if found else None)
     if named is None:
         if records is None or records.template is None:
             raise UserError(

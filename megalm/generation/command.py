@@ -34,6 +34,7 @@ class Request:
         stop_texts: what ends a continuation, beside the end of a document.
         tokenizer: a ``tokenizer.json``, if not the run's own.
         batch_size: prompts that are continued together; ``None`` for all.
+        task: whose model it is, of a run of several tasks.
     """
 
     directory: Path
@@ -44,6 +45,7 @@ class Request:
     stop_texts: Sequence[str] = ()
     tokenizer: Path | None = None
     batch_size: int | None = None
+    task: str | None = None
 
 
 def run(request: Request, placement: Placement) -> int:
@@ -53,7 +55,7 @@ def run(request: Request, placement: Placement) -> int:
         UserError: something that the user can mend.
     """
     with mesh_of(request.overrides, placement) as mesh:
-        model = open_model(request.directory, request.overrides, mesh)
+        model = open_model(request.directory, request.overrides, mesh, request.task)
         file = tokenizer_file(model.config, request.directory, request.tokenizer)
         tokenizer = None if file is None else open_tokenizer(file)
         prompts = _encoded(request, tokenizer)

@@ -25,6 +25,7 @@ class Question:
         stride: how far a window moves on; ``None`` for the whole window.
         tokenizer: a ``tokenizer.json``, if not the run's own.
         batch_size: windows at a time.
+        task: whose model it is, of a run of several tasks.
     """
 
     directory: Path
@@ -34,6 +35,7 @@ class Question:
     stride: int | None = None
     tokenizer: Path | None = None
     batch_size: int = 8
+    task: str | None = None
 
 
 def run(question: Question, placement: Placement) -> int:
@@ -43,7 +45,7 @@ def run(question: Question, placement: Placement) -> int:
         UserError: something that the user can mend.
     """
     with mesh_of(question.overrides, placement) as mesh:
-        model = open_model(question.directory, question.overrides, mesh)
+        model = open_model(question.directory, question.overrides, mesh, question.task)
         if model.reads_sources:
             raise UserError(
                 f"megalm eval predicts each token of a text, and model.family={model.config.model.family} reads one "

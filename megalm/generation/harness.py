@@ -125,7 +125,12 @@ class Answers:
 
 
 def harness_model(
-    directory: Path, tokenizer: Path | None = None, *, batch_size: int = 8, precision: str | None = None
+    directory: Path,
+    tokenizer: Path | None = None,
+    *,
+    batch_size: int = 8,
+    precision: str | None = None,
+    task: str | None = None,
 ) -> Any:
     """Return a model for ``lm_eval.simple_evaluate(model=...)``, on one process.
 
@@ -134,12 +139,14 @@ def harness_model(
         tokenizer: its ``tokenizer.json``, if not the run's own.
         batch_size: texts that are read at a time.
         precision: as ``train.precision``; that of the run if not given.
+        task: whose model it is, of a run of several tasks.
 
     Raises:
         UserError: the harness is not installed, or what is needed is not there.
     """
     base = _harness()
-    model = open_model(directory, [] if precision is None else [f"train.precision={precision}"], Mesh.alone())
+    overrides = [] if precision is None else [f"train.precision={precision}"]
+    model = open_model(directory, overrides, Mesh.alone(), task)
     if model.reads_sources:
         raise UserError(f"{directory} holds an encoder-decoder, which gives no likelihood of one text; name a decoder.")
     file = tokenizer_file(model.config, directory, tokenizer)

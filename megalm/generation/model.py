@@ -18,6 +18,7 @@ from megalm.parallel.pipeline.stage import Stage
 from megalm.parallel.pipeline.transport import Transport
 from megalm.parallel.tensor.vocab import vocab_ranges
 from megalm.run_config import RunConfig
+from megalm.training.chosen import Chosen
 from megalm.training.model import build_part, model_positions
 from megalm.training.programs import Programs, rank_of_stage
 from megalm.training.resume import weight_pieces
@@ -44,6 +45,11 @@ class LanguageModel:
 
     def __init__(self, config: RunConfig, mesh: Mesh) -> None:
         """See the class."""
+        if config.model.num_labels is not None:
+            raise UserError(
+                f"the model says of which of its model.num_labels={config.model.num_labels} classes a text is, and has "
+                "no head for a next token; give one that has learned text, or of several tasks one that has."
+            )
         holders = rank_of_stage(config.pipeline, config.layout.pp, 1)
         self.config, self.mesh = config, mesh
         self._part = build_part(config, mesh, holders, None, drawn=False)
@@ -68,13 +74,18 @@ class LanguageModel:
         """Whether it is an encoder-decoder, whose micro-batches need a source."""
         return self.config.model.family in ENCODER_DECODERS
 
-    def load(self, checkpoint: Checkpoint) -> None:
+    def load(self, checkpoint: Checkpoint, chosen: Chosen) -> None:
         """Take the weights of a checkpoint, saved at any layout and in any precision.
+
+        Args:
+            checkpoint: of a run.
+            chosen: what of it the model is.
 
         Raises:
             UserError: they are another model's.
         """
-        checkpoint.load(weight_pieces(self._part.model, self._part.held, self.mesh), cast=True)
+        pieces = weight_pieces(self._part.model, self._part.held, self.mesh)
+        checkpoint.load({chosen.saved(name): piece for name, piece in pieces.items()}, cast=True)
 
     def fill(self, function: Callable[[Iterable[nn.Parameter], Mapping[str, int], ModelConfig], None]) -> None:
         """Let a function fill this rank's parameters; it is given its position on each axis that their specs name."""

@@ -21,6 +21,7 @@ from megalm.launcher.placement import Placement
 from megalm.mesh import Mesh
 from megalm.models.config_json import CONFIG
 from megalm.run_config import RunConfig
+from megalm.training.chosen import choose
 from megalm.validation import validate
 
 KEPT = ("format", "model", "objective", "data", "train")
@@ -43,13 +44,21 @@ def mesh_of(overrides: Sequence[str], placement: Placement) -> Iterator[Mesh]:
         ranks.stop()
 
 
-def open_model(directory: Path, overrides: Sequence[str], mesh: Mesh) -> LanguageModel:
+def open_model(directory: Path, overrides: Sequence[str], mesh: Mesh, task: str | None = None) -> LanguageModel:
     """Return the model of a checkpoint, of a run's newest complete one, or of a Hugging Face directory.
+
+    Args:
+        directory: holds one of them.
+        overrides: the layout and the like.
+        mesh: this rank's axes.
+        task: whose model it is, of a run of several tasks; see ``choose``.
 
     Raises:
         UserError: there is none, it is damaged, or it does not fit the layout.
     """
     if (directory / CONFIG).is_file():
+        if task is not None:
+            raise UserError(f"--task {task} has no effect: {directory} holds one model; remove it.")
         model = LanguageModel(config_of(directory, overrides), mesh)
         Peers(mesh.world, mesh.timeout_s, "the weights").together(lambda: model.fill(fill_parameters))
         return model
@@ -61,8 +70,9 @@ def open_model(directory: Path, overrides: Sequence[str], mesh: Mesh) -> Languag
     tree.get("model", {}).pop("from", None)  # the weights are the checkpoint's
     for name, section in tree_of(overrides).items():
         tree[name] = {**tree.get(name, {}), **section}
-    model = LanguageModel(validate(RunConfig, tree), mesh)
-    model.load(checkpoint)
+    chosen = choose(validate(RunConfig, tree), task)
+    model = LanguageModel(chosen.config, mesh)
+    model.load(checkpoint, chosen)
     return model
 
 

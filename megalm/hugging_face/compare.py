@@ -19,6 +19,7 @@ from megalm.models.dialects import DIALECTS
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.parameters import spec_of
 from megalm.run_config import RunConfig
+from megalm.training.chosen import Chosen, choose
 from megalm.training.model import build_part
 from megalm.validation import validate
 
@@ -44,17 +45,19 @@ class Comparison:
     agrees: bool
 
 
-def compare(checkpoint: "Checkpoint", directory: Path, precision: str) -> Comparison:
+def compare(checkpoint: "Checkpoint", directory: Path, precision: str, task: str | None = None) -> Comparison:
     """Compare a checkpoint's logits with those that transformers computes from a directory, both in fp32.
 
     Args:
         checkpoint: of ours.
         directory: Hugging Face's.
         precision: of the directory's weights.
+        task: whose model the directory has, of a run of several tasks; see ``choose``.
     """
     if importlib.util.find_spec("transformers") is None:
         return Comparison("logits were not compared: transformers is not installed", True)
-    config = _small(run_of(checkpoint))
+    chosen = choose(run_of(checkpoint), task)
+    config = _small(chosen.config)
     needed = 4 * sum(torch.Size(shape).numel() for shape, _ in checkpoint.names().values())
     free = psutil.virtual_memory().available
     if 3 * needed > free:  # one model at a time, and its output
@@ -63,7 +66,7 @@ def compare(checkpoint: "Checkpoint", directory: Path, precision: str) -> Compar
             True,
         )
     tokens_bs = _tokens(config)
-    ours = _our_logits(config, checkpoint, tokens_bs)
+    ours = _our_logits(config, checkpoint, chosen, tokens_bs)
     theirs = _their_logits(directory, config.model, tokens_bs)
     difference, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
     agrees = difference <= ALLOWED.get(precision, ALLOWED_NARROW) * max(largest, 1.0)
@@ -75,6 +78,8 @@ def compare(checkpoint: "Checkpoint", directory: Path, precision: str) -> Compar
 
 def _small(config: RunConfig) -> RunConfig:
     """Return a run of the same model on one process, in fp32, over a few tokens."""
+    of_tokens = [task for task in config.objective.tasks or [] if task.num_labels is None]
+    config = config.of_task(of_tokens[0]) if of_tokens else config
     tree = config.model_dump(mode="json", by_alias=True)
     kept = {name: tree[name] for name in ("model", "objective", "data")}
     longest = config.model.longest_sequence or TOKENS
@@ -89,9 +94,10 @@ def _tokens(config: RunConfig) -> Tensor:
 
 
 @torch.no_grad()
-def _our_logits(config: RunConfig, checkpoint: "Checkpoint", tokens_bs: Tensor) -> Tensor:
+def _our_logits(config: RunConfig, checkpoint: "Checkpoint", chosen: Chosen, tokens_bs: Tensor) -> Tensor:
     part = build_part(config, Mesh.alone(), [0], Axis.alone())
-    pieces = {spec_of(parameter).name: Piece.whole(parameter.data) for parameter in part.held.parameters()}
+    named = {spec_of(parameter).name: parameter.data for parameter in part.held.parameters()}
+    pieces = {chosen.saved(name): Piece.whole(values) for name, values in named.items()}
     checkpoint.load(pieces, cast=True)
     b, s = tokens_bs.shape
     positions_bs = torch.arange(s).expand(b, s)

@@ -20,6 +20,7 @@ from megalm.hugging_face.weights import INDEX, SINGLE
 from megalm.models.config_json import CONFIG, config_json, read_config
 from megalm.param_spec import ParamSpec
 from megalm.run_config import RunConfig
+from megalm.training.chosen import Chosen, choose
 from megalm.training.model import whole_specs
 from megalm.training.precision import DTYPES
 from megalm.validation import validate
@@ -31,7 +32,13 @@ SHARD_BYTES = 2 * 2**30
 """What a file holds at most, but for a tensor that is larger alone; so much memory does an export take."""
 
 
-def export(checkpoint: "Checkpoint", out: Path, precision: str | None = None, shard_bytes: int = SHARD_BYTES) -> str:
+def export(
+    checkpoint: "Checkpoint",
+    out: Path,
+    precision: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    task: str | None = None,
+) -> str:
     """Write a checkpoint's weights as ``save_pretrained`` would, a file at a time, and return their precision.
 
     Args:
@@ -39,11 +46,13 @@ def export(checkpoint: "Checkpoint", out: Path, precision: str | None = None, sh
         out: a directory that is not there yet, or is empty; it appears whole or not at all.
         precision: of what is written; that of the run by default.
         shard_bytes: of a file at most.
+        task: whose model it is, of a run of several tasks; see ``choose``.
 
     Raises:
         UserError: the model has no counterpart, the checkpoint lacks a parameter, or the directory is in use.
     """
-    config = run_of(checkpoint)
+    chosen = choose(run_of(checkpoint), task)
+    config = chosen.config
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another directory.")
     precision = precision or config.train.precision
@@ -55,7 +64,7 @@ def export(checkpoint: "Checkpoint", out: Path, precision: str | None = None, sh
     draft = out.with_name(f"{out.name}.writing-{secrets.token_hex(4)}")
     try:
         draft.mkdir(parents=True)
-        _write_weights(checkpoint, theirs, specs, dtype, draft, shard_bytes)
+        _write_weights(checkpoint, chosen, theirs, specs, dtype, draft, shard_bytes)
         (draft / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         copy_side_files(_places(checkpoint, config), draft)
         draft.replace(out)
@@ -83,6 +92,7 @@ def run_of(checkpoint: "Checkpoint") -> RunConfig:
 
 def _write_weights(
     checkpoint: "Checkpoint",
+    chosen: Chosen,
     theirs: Counterpart,
     specs: Mapping[str, ParamSpec],
     dtype: torch.dtype,
@@ -99,7 +109,8 @@ def _write_weights(
         for name in names:
             lying = theirs.tensors()[name]
             whole = tensors[name] = torch.empty(next(iter(lying.values())).shape, dtype=dtype)
-            pieces |= {ours: view_in(whole, region, specs[ours].shape) for ours, region in lying.items()}
+            views = {ours: view_in(whole, region, specs[ours].shape) for ours, region in lying.items()}
+            pieces |= {chosen.saved(ours): view for ours, view in views.items()}
         checkpoint.load(pieces, cast=True)
         save_file(tensors, out / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)

@@ -43,6 +43,11 @@ def export_deepspeed(checkpoint: Path, folder: Path, config: RunConfig | None = 
     model = given.facts["config"]["model"]
     if config is None and ":" in str(model["family"]):
         raise UserError(f"{checkpoint} is of a model of one's own ({model['family']}); give its run file with --run.")
+    if given.facts["config"].get("objective", {}).get("tasks"):
+        raise UserError(
+            f"{checkpoint} is of a run of several tasks, which DeepSpeed's engine does not train here; export one of "
+            "them with `megalm export --task`."
+        )
     specs = whole_specs(validate(ModelConfig, model) if config is None else config.model)
     names = given.names()
     lacking = [prefix + name for name in specs for prefix in FILES.values() if prefix + name not in names]

@@ -16,7 +16,8 @@ from megalm.data.prepare import prepare
 from megalm.generation.generate import generate
 from megalm.generation.options import Options
 from tests.cli.refusals import assert_refused
-from tests.generation.trained import PlainReading, bytes_tokenizer, trained
+from tests.generation.trained import PlainReading, bytes_tokenizer, saved, trained
+from tests.verify.multitask_runs import multitask
 from tests.verify.runs import GPT2, LLAMA
 
 END, OPEN, CLOSE = 256, 257, 258
@@ -105,6 +106,30 @@ def test_the_template_of_the_data(tmp_path: Path, capfd: pytest.CaptureFixture[s
             assert run(["generate", str(tmp_path), "--chat", *FLAGS, *more], {}) == 0
         said.append(capfd.readouterr().out)
     assert said[0] == said[1] != said[2]
+
+
+def test_the_template_of_one_of_several_tasks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    turns = [{"role": "user", "content": "what is this?"}, {"role": "assistant", "content": "a test, as you see"}]
+    (tmp_path / "talks.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    texts = [{"text": f"this is a text about {label}, and long enough", "label": label} for label in ("cats", "dogs")]
+    (tmp_path / "kinds.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    talks, kinds = tmp_path / "talks", tmp_path / "kinds"
+    prepare([f"{talks}.jsonl"], talks, 300, records="chat", special_tokens="chat", template="ins")
+    prepare([f"{kinds}.jsonl"], kinds, records="labelled", tokenizer=talks / "tokenizer.json")
+    asked = {"kinds": {"name": "classify"}, "talks": {"name": "instruct"}}
+    tasks = [
+        {"name": name, "objective": objective, "data": {"train": [{"path": str(tmp_path / name)}]}, "samples": 6}
+        for name, objective in asked.items()
+    ]
+    tasks[0]["num_labels"] = 2
+    saved(tmp_path, multitask(GPT2, tasks, model={"vocab_size": 300, "max_position_embeddings": 120}))
+    capfd.readouterr()
+    said = []
+    for more in ([], ["--task", "talks"], ["--template", "ins"], ["--template", "chatml"]):
+        with typed("hi\n"):
+            assert run(["generate", str(tmp_path), "--chat", *FLAGS, *more], {}) == 0
+        said.append(capfd.readouterr().out)
+    assert said[0] == said[1] == said[2] != said[3]
 
 
 def test_over_ranks_by_a_pipe_that_stays_open(run_dir: Path, model: nn.Module) -> None:

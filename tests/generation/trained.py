@@ -25,6 +25,11 @@ def trained(directory: Path, name: str, **sections: Mapping[str, Any]) -> tuple[
     """Save a checkpoint of one of ``tests.verify.runs`` as a run's newest, and return the run and its model."""
     model = {"vocab_size": VOCAB_SIZE, "max_position_embeddings": POSITIONS, "initializer_range": 0.2}
     config = run_file(name, **{**sections, "model": {**model, **sections.get("model", {})}})
+    return config, saved(directory, config)
+
+
+def saved(directory: Path, config: RunConfig) -> nn.Module:
+    """Save a checkpoint of a run with every value moved, as a run's newest, and return its model."""
     state = build_state(config, Mesh.alone())
     generator = torch.Generator().manual_seed(11)
     for bucket in state.buckets:
@@ -33,7 +38,7 @@ def trained(directory: Path, name: str, **sections: Mapping[str, Any]) -> tuple[
     state.step = 3
     store = CheckpointStore(directory / "checkpoints", world=Mesh.alone().world, keep=1)
     store.save(3, owned_pieces(state), facts(state, config), asynchronous=False)
-    return config, state.model.eval()
+    return state.model.eval()
 
 
 def bytes_tokenizer(*special: str) -> Tokenizer:
