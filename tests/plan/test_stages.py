@@ -1,23 +1,49 @@
 """Oracle: the model as it is built, stage by stage."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megalm.mesh import Axis, Mesh
+from megalm.plan.model_costs import model_costs
 from megalm.plan.schedule_view import schedule_view
 from megalm.plan.stages import cut_into_stages
+from megalm.run_config import RunConfig
 from megalm.training.model import build_part
+from tests.verify import encoder_decoder_runs, encoder_runs
+from tests.verify.encoder_decoder_runs import BART, T5
+from tests.verify.encoder_runs import BERT, ELECTRA, PAIRS, REPLACED
 from tests.verify.runs import GPT2, GPT2_UNTIED, LLAMA, run_file
 
+SIZES = {"num_hidden_layers": 4, "vocab_size": 5000}
+UNLIKE = {"num_decoder_layers": 3}
+UNREAD = Path("not", "read")
+CASES: dict[str, tuple[RunConfig, int]] = {
+    "gpt2": (run_file(GPT2, model=SIZES), 6),
+    "llama": (run_file(LLAMA, model=SIZES), 6),
+    "bert": (encoder_runs.run_file({**BERT, **SIZES}, PAIRS, ("not", "read")), 6),
+    "electra": (encoder_runs.run_file({**ELECTRA, **SIZES}, REPLACED, ("not", "read")), 12),
+    "t5": (encoder_decoder_runs.run_file(T5, UNREAD, model=SIZES), 11),
+    "t5, a shorter decoder": (encoder_decoder_runs.run_file(T5, UNREAD, model={**SIZES, **UNLIKE}), 10),
+    "bart, a shorter decoder": (
+        encoder_decoder_runs.run_file(BART, UNREAD, model={**SIZES, **UNLIKE}, objective={"noise": ["infill"]}),
+        10,
+    ),
+}
 
-@pytest.mark.parametrize("model", [GPT2, LLAMA])
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 5])
-def test_the_planned_cut_is_the_built_one(model: str, num_stages: int) -> None:
-    config = run_file(model, model={"num_hidden_layers": 4, "vocab_size": 5000})
-    planned = cut_into_stages(config, 6, num_stages)
+def test_the_planned_cut_is_the_built_one(case: str, num_stages: int) -> None:
+    config, num_blocks = CASES[case]
+    costs = model_costs(config)
+    assert costs is not None
+    assert len(costs.names) == len(costs.blocks) == config.model.num_blocks == num_blocks
+    planned = cut_into_stages(config, num_blocks, num_stages)
     part = build_part(config, Mesh.alone(), [0] * num_stages, Axis.alone())
     assert [len(blocks) for blocks in part.held.stages.values()] == [len(span) for span in planned] == part.num_blocks
+    assert sum(part.num_blocks) == num_blocks
 
 
 def test_the_blocks_of_ones_own_model_count_alike() -> None:
