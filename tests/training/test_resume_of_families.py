@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from megalm.ledger import Ledger
+from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
+from megalm.training.loop import train_on
 from tests.ranks import RankPool
-from tests.training.test_loop import column, train_alone, train_on_rank
+from tests.training.test_loop import column, train_on_rank
 from tests.verify import encoder_decoder_runs, encoder_runs
 from tests.verify.encoder_decoder_runs import BART, T5, tokenizer_of_numbers
 from tests.verify.encoder_runs import BERT, ELECTRA, PAIRS, REPLACED
@@ -50,7 +53,8 @@ class Runs:
     def uninterrupted(self, name: str) -> Path:
         run_dir = self._folder / name / "alone"
         if not run_dir.exists():
-            train_alone(self.config(name, run_dir, checkpoint={"every": 0}))
+            config = self.config(name, run_dir, checkpoint={"every": 0})
+            train_on(config, Mesh.alone(ledger=Ledger()), "alone")
         return run_dir
 
 
