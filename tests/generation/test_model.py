@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from megalm import rng
 from megalm.errors import UserError
 from megalm.generation.asked import asked
+from megalm.generation.dialogue_reader import DialogueReader
 from megalm.generation.generate import generate
 from megalm.generation.model import LanguageModel
 from megalm.generation.opened import open_model
@@ -87,16 +88,35 @@ PATTERNS = {
 }
 
 
+def read_on(reader: Noting) -> list[list[int]]:
+    """Answer a prompt, then one that continues it: of the second only what is new is read by who keeps the first."""
+    (first,) = generate(reader, [PROMPTS[2]], OPTIONS["greedy"])
+    return [first, *generate(reader, [[*PROMPTS[2], *first, *PROMPTS[0]]], OPTIONS["greedy"])]
+
+
+def read_on_by_rank(_: RankContext, directory: Path, overrides: list[str]) -> tuple[list[list[int]], list[Tensor]]:
+    mesh = Mesh.build(asked(overrides).layout, timeout_s=30)
+    reader = Noting(DialogueReader(open_model(directory, overrides, mesh), MOST_NEW))
+    return read_on(reader), [logits.clone() for logits in reader.logits]
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_pattern_hides_the_same_of_what_was_read_before(tmp_path: Path, pattern: str) -> None:
+def test_a_pattern_hides_the_same_of_what_was_read_before(ranks: RankPool, tmp_path: Path, pattern: str) -> None:
+    """Of sequences of several lengths, of one alone, and of a piece that is read at once; all beyond what is seen."""
     _, model = trained(tmp_path, LLAMA, model={"attention": PATTERNS[pattern]})
-    reader, plain = (
-        Noting(SequenceReader(open_model(tmp_path, [], Mesh.alone()), MOST_NEW)),
-        Noting(PlainReading(model)),
-    )
-    assert said(reader) == said(plain)
-    apart = [float((ours - theirs).abs().max()) for ours, theirs in zip(reader.logits, plain.logits, strict=True)]
-    assert max(apart) <= TOLERANCE
+    plain, plain_on = Noting(PlainReading(model)), Noting(PlainReading(model))
+    expected, expected_on = said(plain), read_on(plain_on)
+    for layout in ("alone", "tp2", "pp2"):
+        overrides = LAYOUTS[layout]
+        number = asked(overrides).layout.world_size
+        together = ranks.run(number, said_by_rank, tmp_path, overrides)
+        on = ranks.run(number, read_on_by_rank, tmp_path, overrides)
+        assert [tokens for tokens, _ in together] == [expected] * number, layout
+        assert [tokens for tokens, _ in on] == [expected_on] * number, layout
+        pairs = [(logits, plain.logits) for _, logits in together] + [(logits, plain_on.logits) for _, logits in on]
+        for ours, theirs in pairs:
+            apart = [float((one - other).abs().max()) for one, other in zip(ours, theirs, strict=True)]
+            assert max(apart) <= TOLERANCE, layout
 
 
 def test_another_precision(tmp_path: Path) -> None:

@@ -29,7 +29,15 @@ def said_by_rank(_: RankContext, directory: Path, overrides: list[str]) -> list[
     return said(directory, overrides, Mesh.build(asked(overrides).layout, timeout_s=30))
 
 
-@pytest.mark.parametrize(("name", "overrides"), [("gpt2", ["layout.pp=2"]), ("llama, 3 key heads", ["layout.tp=2"])])
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("gpt2", ["layout.pp=2"]),
+        ("llama, 3 key heads", ["layout.tp=2"]),
+        ("mistral, a window", ["layout.tp=2"]),
+        ("qwen2, a window in its last layer", ["layout.pp=2"]),
+    ],
+)
 def test_a_directory_of_hugging_face(ranks: RankPool, tmp_path: Path, name: str, overrides: list[str]) -> None:
     directory = tmp_path / "model"
     model = make(name, directory, torch.float64)

@@ -34,6 +34,7 @@ START, END = 0, 1
 SEARCHED = (Options(max_new_tokens=10), Options(max_new_tokens=7, num_beams=3))
 OPTIONS = (*SEARCHED, Options(max_new_tokens=9, temperature=1.3, top_k=20))
 TOLERANCE = 1e-10
+LAYOUTS = (["layout.tp=2"], ["layout.pp=2"], ["layout.tp=2", "layout.pp=2"])
 FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
     "t5": (T5, t5),
     "bart": ({**BART, "tie_word_embeddings": False}, bart),
@@ -121,18 +122,15 @@ def by_transformers(model: Any, source: list[int], options: Options, start: int 
     return tokens[: tokens.index(end) + 1] if end in tokens else tokens
 
 
-@pytest.mark.parametrize(
-    ("name", "layouts"),
-    [("t5", [["layout.pp=2"], ["layout.tp=2", "layout.pp=2"]]), ("bart", [["layout.tp=2"], ["layout.pp=2"]])],
-)
-def test_targets(ranks: RankPool, tmp_path: Path, name: str, layouts: list[list[str]]) -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_targets(ranks: RankPool, tmp_path: Path, name: str) -> None:
     ours, theirs = saved(tmp_path, name)
     expected, plain = said(lambda _: PlainReading(ours))
     wanted = [[by_transformers(theirs, source, options) for source in SOURCES] for options in SEARCHED]
     assert expected[: len(SEARCHED)] == wanted
     assert len({tuple(tokens) for tokens in expected[0]}) > 1  # what is said depends on the source
     found = [said_from(tmp_path, [], Mesh.alone())]
-    for overrides in layouts:
+    for overrides in LAYOUTS:
         found += ranks.run(asked(overrides).layout.world_size, said_by_rank, tmp_path, overrides)
     for tokens, logits in found:
         assert tokens == expected
