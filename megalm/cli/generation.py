@@ -16,7 +16,9 @@ from megalm.generation.asked import asked
 from megalm.generation.options import Options
 from megalm.launcher.local import launch
 from megalm.launcher.placement import Placement, from_environment
-from megalm.launcher.relay import relayed
+from megalm.launcher.relay import is_typed, ranks_environment, relayed
+
+STDIN = 0
 
 Weights = Annotated[
     Path,
@@ -48,8 +50,10 @@ def over_ranks(
     if placement is None:
         world_size = asked(overrides).layout.world_size
         if world_size > 1:
-            with relayed(sys.stdin.fileno()) if reads else nullcontext() as typed:
-                outcome = launch([sys.executable, "-m", "megalm", *arguments], world_size, stdin=typed)
+            command = [sys.executable, "-m", "megalm", *arguments]
+            with relayed(STDIN) if reads else nullcontext() as typed:
+                env = ranks_environment(STDIN, os.environ) if reads else os.environ
+                outcome = launch(command, world_size, stdin=typed, env=env)
             if outcome.message:
                 print(f"megalm: {outcome.message}", file=sys.stderr, flush=True)
             return outcome.code
@@ -101,8 +105,9 @@ def generate(
         def answer(placement: Placement) -> int:
             with loading():
                 from megalm.generation.chat_command import Chat, run
-            asked = Chat(directory, overrides or (), options, stop or (), tokenizer, template, system, task)
-            return run(asked, placement)
+            typed = is_typed(STDIN, os.environ)
+            request = Chat(directory, overrides or (), options, stop or (), tokenizer, template, system, task, typed)
+            return run(request, placement)
 
         return over_ranks(overrides or (), context.obj, answer, reads=True)
     for name, text in (("template", template), ("system", system)):

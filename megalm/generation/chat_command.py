@@ -26,6 +26,7 @@ from megalm.launcher.placement import Placement
 from megalm.run_config import RunConfig
 
 EXIT, RESET = "/exit", "/reset"
+STDIN = 0
 SPECIAL = re.compile(r"<\|[^|\s]+\|>")
 """How templates of chat spell special tokens."""
 
@@ -43,6 +44,7 @@ class Chat:
         template: a named one or a file, if not that of the run's data.
         system: what the system says before all.
         task: whose model it is, of a run of several tasks.
+        typed: whether somebody types the lines, and is asked for each.
     """
 
     directory: Path
@@ -53,6 +55,7 @@ class Chat:
     template: str | None = None
     system: str | None = None
     task: str | None = None
+    typed: bool = False
 
 
 def run(chat: Chat, placement: Placement) -> int:
@@ -65,7 +68,7 @@ def run(chat: Chat, placement: Placement) -> int:
     """
     with mesh_of(chat.overrides, placement) as mesh:
         speaker = _Speaker(chat, open_model(chat.directory, chat.overrides, mesh, chat.task))
-        lines, code = Lines(mesh), 0
+        lines, code = Lines(mesh, STDIN, typed=chat.typed), 0
         while (line := lines.next()) is not None and line.strip() != EXIT:
             if line.strip() == RESET:
                 speaker.dialogue.reset()

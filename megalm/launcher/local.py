@@ -34,7 +34,13 @@ SETTLE_S = 0.1
 MOST_RANKS_PER_CORE = 16
 
 
-def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None, stdin: int | None = None) -> Outcome:
+def launch(
+    command: Sequence[str],
+    num_ranks: int,
+    run_dir: Path | None = None,
+    stdin: int | None = None,
+    env: Mapping[str, str] = os.environ,
+) -> Outcome:
     """Run ``command`` once for each rank, placed by the environment as torchrun does, and return how they ended.
 
     Signals are handed to the ranks: they may save before they end, however often they are asked to. A second Ctrl-C
@@ -45,6 +51,7 @@ def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None, 
         num_ranks: how many.
         run_dir: where they keep their positions and where a failure is told too; ``None`` where they have none.
         stdin: what rank 0 reads, if anything; no terminal, see ``relay``.
+        env: the environment of the ranks, before they are told their places.
 
     Raises:
         UserError: too many ranks for this machine.
@@ -55,7 +62,7 @@ def launch(command: Sequence[str], num_ranks: int, run_dir: Path | None = None, 
         clear_verdict(run_dir)
     with socket.create_server((LOOPBACK, 0), backlog=max(128, num_ranks)) as listener:
         share = Share(0, num_ranks, num_ranks, LOOPBACK, listener.getsockname()[1])
-        ranks = LocalRanks(command, os.environ, share, listener, run_dir, stdin=stdin)
+        ranks = LocalRanks(command, env, share, listener, run_dir, stdin=stdin)
         with heard_by(ranks.receive):
             ends = ranks.run()
     outcome = conclude(ends, ranks.received, ranks.seen)

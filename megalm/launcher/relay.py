@@ -1,15 +1,17 @@
 """What is typed to a launcher reaches its first rank.
 
 A rank stands in a process group of its own, and one that reads from a terminal itself is stopped there; so a thread of
-the launcher reads, and the rank has a pipe.
+the launcher reads, and the rank has a pipe. That somebody types, who waits to be asked, the rank is told.
 """
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 CHUNK = 2**16
+TYPED = "MEGALM_TYPED"
+"""Set for ranks whose first one's lines are typed at the launcher's terminal."""
 
 
 @contextlib.contextmanager
@@ -21,6 +23,16 @@ def relayed(source: int) -> Iterator[int]:
         yield read_end
     finally:
         os.close(read_end)
+
+
+def ranks_environment(source: int, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of ranks whose first one is given what ``source`` is read for."""
+    return {**env, TYPED: "1"} if os.isatty(source) else dict(env)
+
+
+def is_typed(source: int, env: Mapping[str, str]) -> bool:
+    """Tell whether what comes from ``source`` is typed at a terminal, here or at the launcher's."""
+    return os.isatty(source) or TYPED in env
 
 
 def _copy(source: int, write_end: int) -> None:

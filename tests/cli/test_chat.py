@@ -1,12 +1,19 @@
-"""Oracle: the plain forward of the saved model on prompts laid out by hand; and for refusals one line each."""
+"""Oracle: the plain forward of the saved model on prompts laid out by hand; and for refusals one line each.
+
+What stands on a terminal is what it was sent, what was typed, and the line ends that it makes of both.
+"""
 
 import json
 import os
+import select
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -148,6 +155,112 @@ def test_over_ranks_by_a_pipe_that_stays_open(run_dir: Path, model: nn.Module) -
     assert process.wait(120) == 0
     out, err = process.communicate()
     assert (out, err) == (conversed(model, [("hi", "and?")]), "")
+
+
+ON_A_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "megalm", *sys.argv[1:]])
+"""
+"""Takes the terminal as its own, so that Ctrl-C is a signal there."""
+CTRL_C, CTRL_D = b"\x03", b"\x04"
+LIMIT_S = 120
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._ours, self._theirs = os.openpty()
+        self.modes = termios.tcgetattr(self._theirs)
+        self._deadline = time.monotonic() + LIMIT_S
+        self._pieces: list[bytes] = []
+        self._when_typed = 0
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ON_A_TERMINAL, *arguments],
+            stdin=self._theirs,
+            stdout=self._theirs,
+            stderr=self._theirs,
+            start_new_session=True,
+            env={**env, "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parents[2],
+        )
+
+    @property
+    def shown(self) -> str:
+        """All that stands there, with plain line ends."""
+        return self._text(len(self._pieces))
+
+    @property
+    def stages(self) -> list[str]:
+        """What stood there each time that there was more."""
+        return [self._text(count) for count in range(1, len(self._pieces) + 1)]
+
+    def type(self, keys: bytes) -> None:
+        """Press keys, when there is a new prompt."""
+        while len(self._pieces) == self._when_typed or not self.shown.endswith("> "):
+            assert time.monotonic() < self._deadline, self.shown
+            assert self._read(0.2) or self.process.poll() is None, self.shown
+        self._when_typed = len(self._pieces)
+        os.write(self._ours, keys)
+
+    def end(self) -> int:
+        """Wait for the end of the command and return its exit code."""
+        while self.process.poll() is None:
+            assert time.monotonic() < self._deadline, self.shown
+            self._read(0.1)
+        while self._read(0.1):
+            pass
+        return self.process.returncode
+
+    def modes_now(self) -> list[Any]:
+        """Return how the terminal is set: whether it echoes, for example."""
+        return termios.tcgetattr(self._theirs)
+
+    def close(self) -> None:
+        """Hang up; this ends a command that still runs."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+        os.close(self._theirs)
+
+    def _text(self, count: int) -> str:
+        return b"".join(self._pieces[:count]).decode().replace("\r\n", "\n")
+
+    def _read(self, wait_s: float) -> bool:
+        readable, _, _ = select.select([self._ours], [], [], wait_s)
+        if readable:
+            self._pieces.append(os.read(self._ours, 4096))
+        return bool(readable)
+
+
+ENDS = {"Ctrl-D": (CTRL_D, 0, "\n"), "Ctrl-C": (CTRL_C, 130, "^Cmegalm: interrupted.\n")}
+TP2 = "layout.tp=2"
+CASES = [("Ctrl-C", ""), ("Ctrl-C", TP2), ("Ctrl-D", TP2)]
+if os.environ.get("MEGALM_TEST_FULL"):
+    CASES.append(("Ctrl-D", ""))
+
+
+@pytest.mark.parametrize(("end", "layout"), CASES)
+def test_on_a_terminal(run_dir: Path, model: nn.Module, end: str, layout: str) -> None:
+    """Each question is asked for, each answer shown while it grows, and what ends the dialogue is no surprise."""
+    first, both = conversed(model, [("hi",)]), conversed(model, [("hi", "and?")])
+    second = both.removeprefix(first)
+    before = f"> hi\n{first}> and?\n"
+    keys, code, last = ENDS[end]
+    terminal = Terminal("generate", str(run_dir), *layout.split(), *CHAT)
+    try:
+        terminal.type(b"hi\n")
+        terminal.type(b"and?\n")
+        terminal.type(keys)
+        assert terminal.end() == code, terminal.shown
+        assert terminal.shown == f"{before}{second}> {last}"
+        assert terminal.modes_now() == terminal.modes
+        within = [(len("> hi\n"), first), (len(before), second)]
+        assert any(0 < len(stage) - begin < len(answer) - 1 for stage in terminal.stages for begin, answer in within)
+    finally:
+        terminal.close()
 
 
 @pytest.mark.parametrize(
