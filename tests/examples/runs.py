@@ -39,7 +39,7 @@ def seen_by_rank(_: RankContext, config: RunConfig) -> Probe:
     return probe(config, Mesh.build(config.layout, timeout_s=30), STEPS)
 
 
-def megalm(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def megalm(*words: str, folder: Path = ROOT, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Type a command in a folder; modules of the project's folder can be imported there too."""
     return subprocess.run(
         [sys.executable, "-m", "megalm", *words],
@@ -47,5 +47,5 @@ def megalm(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout_s,
     )

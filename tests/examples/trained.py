@@ -46,7 +46,8 @@ def trained(name: str, run_dir: Path, *data: str, small: tuple[str, ...] = SMALL
         data: words that name its prepared data.
         small: what the short form changes.
     """
-    told = megalm("train", f"examples/{name}.yaml", f"run.dir={run_dir}", *data, *(() if FULL else small))
+    words = ("train", f"examples/{name}.yaml", f"run.dir={run_dir}", *data, *(() if FULL else small))
+    told = megalm(*words, timeout_s=1200 if FULL else 300)
     assert told.returncode == 0, told.stdout + told.stderr
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 

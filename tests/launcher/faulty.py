@@ -1,4 +1,4 @@
-"""A user's own data whose reading goes wrong on one rank, at one step."""
+"""A user's own data whose reading goes wrong on one rank, at one step, and a model that is slow there."""
 
 import os
 import time
@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
+from examples.own_model import build
+from megalm.mesh import Axis
+from megalm.models.config import ModelConfig
 from megalm.training.stop import Stop
 from tests.verify.runs import RandomWindows
 
@@ -67,3 +71,10 @@ def healthy(seq_length: int, seed: int) -> RandomWindows:
 
 def slow(seq_length: int, seed: int) -> RandomWindows:
     return Faulty(seq_length, seed, "nothing", pace_s=SLOW_S if os.environ.get("RANK") == SICK_RANK else 0.0)
+
+
+def slow_to_compute(config: ModelConfig, axis: Axis, sequence_parallel: bool) -> nn.Module:
+    model = build(config, axis, sequence_parallel)
+    if os.environ.get("RANK") == SICK_RANK:
+        model.get_submodule("mixers.0").register_forward_pre_hook(lambda *_: time.sleep(SLOW_S))
+    return model

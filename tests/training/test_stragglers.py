@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,11 +70,21 @@ def test_a_summary_names_only_a_rank_that_is_slower_than_its_like() -> None:
     assert summary([]) is None
 
 
-def test_a_run_tells_of_the_rank_that_reads_slowly_and_sums_up_at_its_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sections", "mostly"),
+    [
+        ({"data": {"train": [{"path": "tests.launcher.faulty:slow"}]}}, "reading data"),
+        ({"model": {"family": "tests.launcher.faulty:slow_to_compute"}}, "0F"),
+    ],
+    ids=["reads", "computes"],
+)
+def test_a_run_tells_of_the_rank_that_is_slow_and_sums_up_at_its_end(
+    tmp_path: Path, sections: dict[str, Any], mostly: str
+) -> None:
     config = run_file(
         GPT2,
         layout={"dp": 2},
-        data={"train": [{"path": "tests.launcher.faulty:slow"}]},
+        **sections,
         train={"precision": "fp32", "steps": EVERY + 1, "eval_every": 0, "global_batch_size": 4, "micro_batch_size": 2},
         checkpoint={"every": 0},
     )
@@ -84,7 +95,7 @@ def test_a_run_tells_of_the_rank_that_reads_slowly_and_sums_up_at_its_end(tmp_pa
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     (told,) = [line for line in lines if "is slowest" in line and "the ranks' time" not in line]
     assert told.startswith("rank 1 (")
-    assert "times the median, mostly in reading data" in told
+    assert f"times the median, mostly in {mostly} " in told
     assert told.endswith(f"(steps 1 to {EVERY})")
     (summary,) = [line for line in lines if line.startswith("the ranks' time in steps: ")]
     assert "waiting for others" in summary
