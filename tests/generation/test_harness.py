@@ -12,7 +12,8 @@ from torch import nn
 
 from megalm.errors import UserError
 from megalm.generation.harness import harness_model
-from tests.generation.trained import POSITIONS, bytes_tokenizer, plain_logits, trained
+from tests.generation.trained import POSITIONS, bytes_tokenizer, plain_logits, saved, trained
+from tests.verify.multitask_runs import WINDOWS, multitask
 from tests.verify.runs import GPT2
 
 END = 256
@@ -43,13 +44,17 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
 
 
 @pytest.fixture
-def asked(plain: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the model as the harness has it."""
+def harness(monkeypatch: pytest.MonkeyPatch) -> None:
     package = ModuleType("lm_eval.api.model")
     vars(package)["LM"] = Base
     for name in ("lm_eval", "lm_eval.api"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", package)
+
+
+@pytest.fixture
+def asked(plain: tuple[Path, nn.Module], harness: None) -> Any:
+    """Return the model as the harness has it."""
     return harness_model(plain[0], batch_size=2)
 
 
@@ -127,6 +132,18 @@ def test_text_until(asked: Any) -> None:
     )
     assert cut == whole[: whole.index(stop)]
     assert drawn != cut
+
+
+def test_one_of_several_tasks(tmp_path: Path, harness: None) -> None:
+    tasks = [{"name": name, "data": WINDOWS, "samples": 6} for name in ("one", "other")]
+    soft = {"sharing": "soft", "soft_penalty": 1.0}
+    towers: Any = saved(tmp_path, multitask(GPT2, tasks, objective=soft, model={"vocab_size": 257})).towers
+    bytes_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    for name, tower in (("one", towers.task_one), ("other", towers.task_other)):
+        ((likelihood, _),) = harness_model(tmp_path, task=name).loglikelihood(questions(("ab", "c")))
+        assert likelihood == pytest.approx(losses(tower, ids("abc"))[-1], abs=1e-10)
+    with pytest.raises(UserError, match="name one of them with --task: one, other"):
+        harness_model(tmp_path)
 
 
 def test_without_the_harness(plain: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
