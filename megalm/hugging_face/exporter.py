@@ -14,6 +14,7 @@ from torch import Tensor
 from megalm.checkpoint.piece import Piece
 from megalm.errors import UserError
 from megalm.hugging_face.counterpart import Counterpart, counterpart
+from megalm.hugging_face.data_facts import data_facts
 from megalm.hugging_face.side_files import copy_side_files
 from megalm.hugging_face.views import view_in
 from megalm.hugging_face.weights import INDEX, SINGLE
@@ -60,13 +61,15 @@ def export(
     specs = whole_specs(config.model)
     theirs = counterpart(config.model, specs)
     like = checkpoint.facts.get("hugging_face") or _config_of(_source(checkpoint))
+    places = _places(checkpoint, config)
+    like = {**like, **data_facts(config, places, like)}
     content = config_json(config.model.model_dump(), str(dtype).removeprefix("torch."), like)
     draft = out.with_name(f"{out.name}.writing-{secrets.token_hex(4)}")
     try:
         draft.mkdir(parents=True)
         _write_weights(checkpoint, chosen, theirs, specs, dtype, draft, shard_bytes)
         (draft / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        copy_side_files(_places(checkpoint, config), draft)
+        copy_side_files(places, draft)
         draft.replace(out)
     except OSError as error:
         raise UserError(f"{out} could not be written ({error.strerror or error}); nothing is left of it.") from error

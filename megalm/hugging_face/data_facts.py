@@ -1,0 +1,58 @@
+"""What ``config.json`` says of a run's data: the names of classes, and the special tokens around sequences."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megalm.data.meta import META, TOKENIZER, read_meta
+from megalm.data.special_tokens import SpecialTokens
+from megalm.errors import UserError
+from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
+from megalm.run_config import RunConfig
+from megalm.training.seq2seq import framing_of
+
+
+def data_facts(config: RunConfig, places: Sequence[Path], like: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a ``config.json`` that a run's data settle, those that stand in ``like`` already left out.
+
+    Args:
+        config: the run.
+        places: directories where its tokenizer may lie, beside that of its data.
+        like: the file that the model came from, if it came from one. Names of classes that the data have count more.
+    """
+    return _class_names(config) | _special_ids(config, places, like)
+
+
+def _class_names(config: RunConfig) -> dict[str, Any]:
+    """Return the names of classes by number, ``LABEL_n`` for those without, if all data that have names agree."""
+    number = config.model.num_labels
+    if number is None:
+        return {}
+    paths = (Path(corpus.path) for data in config.sources for corpus in data.train)
+    metas = (read_meta(path) for path in paths if (path / META).is_file())
+    found = [meta.records.labels for meta in metas if meta.records is not None and meta.records.labels]
+    if not found or any(names != found[0] for names in found):
+        return {}
+    names = [*found[0], *(f"LABEL_{label}" for label in range(len(found[0]), number))][:number]
+    return {
+        "id2label": {str(label): name for label, name in enumerate(names)},
+        "label2id": {name: label for label, name in enumerate(names)},
+    }
+
+
+def _special_ids(config: RunConfig, places: Sequence[Path], like: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an encoder-decoder begins and ends with; absent keys would mean the ids of published models."""
+    files = [*(place / TOKENIZER for place in places), config.tokenizer_path()]
+    file = next((path for path in files if path is not None and path.is_file()), None)
+    if config.model.family not in ENCODER_DECODERS or file is None:
+        return {}
+    try:
+        framing = framing_of(config, SpecialTokens.of(file))
+    except UserError:  # the tokenizer lacks one, as the run's own cannot
+        return {}
+    ids = {"pad_token_id": framing.pad, "eos_token_id": framing.end, "decoder_start_token_id": framing.start}
+    if config.model.family == "bart":  # whose file, without the last key, forces an end that our generation does not
+        ids |= {"bos_token_id": framing.end if framing.first is None else framing.first}
+    known = {key: number for key, number in ids.items() if number < config.model.vocab_size and like.get(key) is None}
+    forced: dict[str, Any] = {"forced_eos_token_id": None} if config.model.family == "bart" else {}
+    return known | {key: value for key, value in forced.items() if key not in like}
