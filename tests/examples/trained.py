@@ -32,7 +32,7 @@ def prepared(folder: Path, packages: tuple[ModuleType, ...] = TEXT, vocab_size: 
     """
     modules = [path for package in packages for path in sorted(Path(str(package.__file__)).parent.glob("*.py"))]
     sources = ["python-stdlib"] if FULL else [argparse.__file__, *map(str, modules)]
-    learned = () if "tokenizer" in options else (vocab_size if FULL else 600,)
+    learned = () if "tokenizer" in options else (vocab_size if FULL else min(vocab_size, 600),)
     prepare(sources, folder, *learned, validation=0.02 if FULL else 0.1, **options)
     return folder
 
