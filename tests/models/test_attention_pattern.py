@@ -114,6 +114,8 @@ def test_families_that_have_no_patterns_refuse_them(family: str) -> None:
     [
         ({"pattern": "sliding_window", "window": 16}, 16, True),
         ({"pattern": "sliding_window", "window": 16}, 17, False),
+        ({"pattern": "sliding_window", "window": 16, "num_dense_layers": 1}, 16, True),
+        ({"pattern": "dilated", "window": 16, "dilation": 2}, 16, False),
         (BLOCKS, 8, True),
         (BLOCKS, 9, False),
         ({"pattern": "dense"}, 16, False),
