@@ -23,13 +23,13 @@ train:
 	@test -f $(CORPUS)/meta.json || $(BIN)/megalm data prepare python-stdlib --output $(CORPUS) --vocab-size 4096
 	@$(BIN)/megalm train examples/quickstart.yaml
 
-# Most tests keep one core busy, or wait, and those of clusters wait longer: two and three files at a time. What fails then
-# has to pass by itself, since two pools of gloo ranks now and then hang while they meet.
+# Most tests keep one core busy, or wait, those of clusters for longer: three files at a time. What fails then has to pass
+# by itself, since two pools of gloo ranks now and then hang while they meet.
 PYTEST := $(BIN)/python -m pytest
 AGAIN := --last-failed --last-failed-no-failures=none
 test: check
 	@failed=0; \
-	$(PYTEST) --numprocesses=2 --dist=loadfile --ignore=tests/cluster || \
+	$(PYTEST) --numprocesses=3 --dist=loadfile --ignore=tests/cluster || \
 	$(PYTEST) $(AGAIN) --ignore=tests/cluster || failed=1; \
 	$(PYTEST) --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/cluster || \
 	$(PYTEST) $(AGAIN) tests/cluster || failed=1; \
