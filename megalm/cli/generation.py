@@ -16,9 +16,7 @@ from megalm.generation.asked import asked
 from megalm.generation.options import Options
 from megalm.launcher.local import launch
 from megalm.launcher.placement import Placement, from_environment
-from megalm.launcher.relay import is_typed, ranks_environment, relayed
-
-STDIN = 0
+from megalm.launcher.relay import STDIN, is_typed, ranks_environment, relayed
 
 Weights = Annotated[
     Path,
@@ -120,8 +118,10 @@ def generate(
     def work(placement: Placement) -> int:
         with loading():
             from megalm.generation.command import Request, run
-        about = (options, stop or (), tokenizer, batch_size, task)
-        return run(Request(directory, overrides or (), prompt or (), ids, *about), placement)
+        return run(
+            Request(directory, overrides or (), prompt or (), ids, options, stop or (), tokenizer, batch_size, task),
+            placement,
+        )
 
     return over_ranks(overrides or (), context.obj, work)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -98,6 +99,16 @@ def read_meta(directory: Path) -> Meta:
         raise UserError(
             f"{path} cannot be read ({str(error).splitlines()[0]}); prepare the directory again."
         ) from error
+
+
+def records_of(directories: Iterable[Path]) -> list[RecordsMeta]:
+    """Return what prepared directories say of their records; other places, and corpora of texts, say nothing.
+
+    Raises:
+        UserError: as ``read_meta``.
+    """
+    metas = (read_meta(directory) for directory in directories if (directory / META).is_file())
+    return [meta.records for meta in metas if meta.records is not None]
 
 
 def tokenizer_digest(path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from megalm.data.bpe import open_tokenizer
-from megalm.data.meta import META, read_meta
+from megalm.data.meta import records_of
 from megalm.data.records import Kind
 from megalm.data.template import FIELDS, Template, template_of
 from megalm.errors import UserError
@@ -23,10 +23,10 @@ from megalm.generation.opened import end_ids, mesh_of, open_model, tokenizer_fil
 from megalm.generation.options import Options
 from megalm.launcher.exit_codes import REFUSED
 from megalm.launcher.placement import Placement
+from megalm.launcher.relay import STDIN
 from megalm.run_config import RunConfig
 
 EXIT, RESET = "/exit", "/reset"
-STDIN = 0
 SPECIAL = re.compile(r"<\|[^|\s]+\|>")
 """How templates of chat spell special tokens."""
 
@@ -146,8 +146,7 @@ def _template(named: str | None, config: RunConfig, tokenizer: Tokenizer) -> tup
     Raises:
         UserError: there is none, or the tokenizer lacks what a named one spells.
     """
-    paths = [Path(corpus.path) for data in config.sources for corpus in data.train]
-    found = [told for path in paths if (path / META).is_file() and (told := read_meta(path).records) is not None]
+    found = records_of(Path(corpus.path) for data in config.sources for corpus in data.train)
     records = next((each for each in found if each.template is not None), found[0] if found else None)
     if named is None:
         if records is None or records.template is None:

@@ -26,7 +26,7 @@ class Lines:
 
     def __init__(self, mesh: Mesh, source: int, *, typed: bool) -> None:
         """See the class."""
-        self._source, self._typing, self._first = source, typed, mesh.rank == 0
+        self._source, self._asks, self._first = source, typed, mesh.rank == 0
         self._peers = Peers(mesh.world, mesh.timeout_s, "the dialogue")
         self._patience_s = mesh.timeout_s / SHARE_OF_TIMEOUT
         self._typed: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -35,12 +35,12 @@ class Lines:
 
     def next(self) -> str | None:
         """Return the next line without its end, or ``None`` when there are no more; every rank calls this."""
-        if self._first and self._typing:
+        if self._first and self._asks:
             print("> ", end="", flush=True)
         heard: str | None = None
         while heard is None:
             heard = self._peers.together(self._heard)[0]
-        if not heard and self._first and self._typing:
+        if not heard and self._first and self._asks:
             print(flush=True)  # what comes next on the terminal begins a line
         return heard.rstrip("\r\n") if heard else None
 

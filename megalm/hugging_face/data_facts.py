@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megalm.data.meta import META, TOKENIZER, read_meta
+from megalm.data.meta import TOKENIZER, records_of
 from megalm.data.special_tokens import SpecialTokens
 from megalm.errors import UserError
+from megalm.models.config_json import class_keys
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS
 from megalm.run_config import RunConfig
 from megalm.training.seq2seq import framing_of
@@ -24,20 +25,13 @@ def data_facts(config: RunConfig, places: Sequence[Path], like: Mapping[str, Any
 
 
 def _class_names(config: RunConfig) -> dict[str, Any]:
-    """Return the names of classes by number, ``LABEL_n`` for those without, if all data that have names agree."""
+    """Return the names of classes, if all data that have names agree."""
     number = config.model.num_labels
     if number is None:
         return {}
-    paths = (Path(corpus.path) for data in config.sources for corpus in data.train)
-    metas = (read_meta(path) for path in paths if (path / META).is_file())
-    found = [meta.records.labels for meta in metas if meta.records is not None and meta.records.labels]
-    if not found or any(names != found[0] for names in found):
-        return {}
-    names = [*found[0], *(f"LABEL_{label}" for label in range(len(found[0]), number))][:number]
-    return {
-        "id2label": {str(label): name for label, name in enumerate(names)},
-        "label2id": {name: label for label, name in enumerate(names)},
-    }
+    records = records_of(Path(corpus.path) for data in config.sources for corpus in data.train)
+    found = [each.labels for each in records if each.labels]
+    return class_keys(found[0], number) if found and all(names == found[0] for names in found) else {}
 
 
 def _special_ids(config: RunConfig, places: Sequence[Path], like: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,8 +45,13 @@ def _special_ids(config: RunConfig, places: Sequence[Path], like: Mapping[str, A
     except UserError:  # the tokenizer lacks one, as the run's own cannot
         return {}
     ids = {"pad_token_id": framing.pad, "eos_token_id": framing.end, "decoder_start_token_id": framing.start}
-    if config.model.family == "bart":  # whose file, without the last key, forces an end that our generation does not
+    if config.model.family == "bart":
         ids |= {"bos_token_id": framing.end if framing.first is None else framing.first}
-    known = {key: number for key, number in ids.items() if number < config.model.vocab_size and like.get(key) is None}
-    forced: dict[str, Any] = {"forced_eos_token_id": None} if config.model.family == "bart" else {}
-    return known | {key: value for key, value in forced.items() if key not in like}
+    known: dict[str, Any] = {
+        key: number for key, number in ids.items() if number < config.model.vocab_size and like.get(key) is None
+    }
+    if (
+        config.model.family == "bart" and "forced_eos_token_id" not in like
+    ):  # absent, it forces an end that ours does not
+        known["forced_eos_token_id"] = None
+    return known

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 
-CHUNK = 2**16
+STDIN, CHUNK = 0, 2**16
 TYPED = "MEGALM_TYPED"
 """Set for ranks whose first one's lines are typed at the launcher's terminal."""
 

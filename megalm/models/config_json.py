@@ -1,7 +1,7 @@
 """The model section out of Hugging Face's ``config.json``, and back. No torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,15 @@ def model_fields(directory: Path) -> dict[str, Any]:
     return fields
 
 
+def class_keys(names: Sequence[str], num_labels: int) -> dict[str, Any]:
+    """Return the keys of a file that name classes by number, ``LABEL_n`` where there is no name."""
+    names = [*names, *(f"LABEL_{number}" for number in range(len(names), num_labels))][:num_labels]
+    return {
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+
+
 def _classes(found: Mapping[str, Any]) -> dict[str, int]:
     """Return how many classes a head for whole samples tells apart, two where the file does not name them."""
     classes = [name for name in found.get("architectures") or () if str(name).endswith(CLASSIFIER)]
@@ -137,9 +146,7 @@ def config_json(model: Mapping[str, Any], dtype: str, like: Mapping[str, Any]) -
     architecture = dialect.architecture_of(num_labels)
     ours |= {"model_type": model["family"], "architectures": [architecture], "torch_dtype": dtype}
     if num_labels is not None and len(like.get("id2label") or ()) != num_labels:
-        names = [f"LABEL_{number}" for number in range(num_labels)]
-        ours["id2label"] = {str(number): name for number, name in enumerate(names)}
-        ours["label2id"] = {name: number for number, name in enumerate(names)}
+        ours |= class_keys((), num_labels)
     if model.get("rope_scaling") is not None:
         ours["rope_scaling"] = {name: value for name, value in model["rope_scaling"].items() if value is not None}
     if model.get("head_dim") == model["hidden_size"] // model["num_attention_heads"]:
