@@ -77,17 +77,14 @@ def flops_by_block(
 
 def training_flops(shape: EncoderDecoderShape, source: float, target: float) -> int:
     """Return the FLOPs of products in forward and backward for one sample, without what is computed again."""
-    blocks = flops_by_block(shape, source, target)
-    first, second = blocks[0], blocks[shape.encoder.num_layers + 1]
-    return sum(block.whole for block in blocks) - first.whole - second.whole
+    return hardware_flops(shape, source, target, KEEP_ALL)
 
 
 def hardware_flops(shape: EncoderDecoderShape, source: float, target: float, recompute: RecomputeConfig) -> int:
     """Return the FLOPs that are done for one sample: those of training, and what is computed again."""
-    kept, done = (
-        sum(block.whole for block in flops_by_block(shape, source, target, each)) for each in (KEEP_ALL, recompute)
-    )
-    return training_flops(shape, source, target) + done - kept
+    blocks = flops_by_block(shape, source, target, recompute)
+    embeddings = blocks[0], blocks[shape.encoder.num_layers + 1]
+    return sum(block.whole for block in blocks) - sum(block.whole for block in embeddings)
 
 
 def _embedding(additions: float) -> BlockFlops:
