@@ -1,6 +1,8 @@
 """What torch counts of a model's products: the FLOPs that closed forms are judged by."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -10,6 +12,30 @@ from megalm.batch import MicroBatch
 from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
 from megalm.training.build import build_state
+from megalm.validation import validate
+
+MODES: list[dict[str, Any]] = [
+    {"mode": "none"},
+    {"mode": "selective"},
+    {"mode": "selective", "operations": ["activation", "norm"]},
+    {"mode": "full"},
+    {"mode": "full", "every": 2},
+]
+"""Of what is computed again."""
+
+
+def run_of(
+    model: Mapping[str, Any], recompute: Mapping[str, Any], objective: Mapping[str, Any], seq_length: int = 13
+) -> RunConfig:
+    """Return a run that is counted and never trained."""
+    tree = {
+        "model": model,
+        "objective": objective,
+        "data": {"train": [{"path": "not read"}]},
+        "train": {"seq_length": seq_length},
+        "recompute": recompute,
+    }
+    return validate(RunConfig, tree)
 
 
 @dataclass(frozen=True)

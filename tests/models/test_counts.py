@@ -23,11 +23,9 @@ from megalm.models.presets import PRESETS
 from megalm.parallel.pipeline.stage import Stage
 from megalm.plan.model_costs import model_costs
 from megalm.recompute import RecomputeConfig
-from megalm.run_config import RunConfig
 from megalm.training.build import build_model
-from megalm.validation import validate
 from megalm.weight_half import WeightHalf
-from tests.models.flops import counted, counter
+from tests.models.flops import MODES, counted, counter, run_of
 
 DECODER_PRESETS = {preset for preset, fields in PRESETS.items() if fields["family"] in DECODERS}
 PUBLISHED = {
@@ -81,8 +79,7 @@ SIZES = {
 
 
 def on_cpu(fields: dict[str, Any]) -> nn.Module:
-    tree = {"model": fields, "data": {"train": [{"path": "not read"}]}, "train": {"seq_length": 16}}
-    return build_model(validate(RunConfig, tree), Mesh.alone())
+    return build_model(run_of(fields, {}, {}, 16), Mesh.alone())
 
 
 def count(model: nn.Module) -> int:
@@ -140,25 +137,11 @@ def test_flops_are_those_of_the_products(fields: dict[str, Any], learns: bool) -
     )
 
 
-MODES: list[dict[str, Any]] = [
-    {"mode": "selective"},
-    {"mode": "selective", "operations": ["activation", "norm"]},
-    {"mode": "full"},
-    {"mode": "full", "every": 2},
-]
-
-
 @pytest.mark.parametrize("recompute", MODES, ids=str)
 @pytest.mark.parametrize("fields", SMALL.values(), ids=SMALL)
 def test_what_is_computed_again_is_counted_where_it_is_done(fields: dict[str, Any], recompute: dict[str, Any]) -> None:
     """Nothing of it in the forward pass; and in the backward what torch counts, but no product that nobody reads."""
-    tree = {
-        "model": {**SIZES, **fields},
-        "data": {"train": [{"path": "not read"}]},
-        "train": {"seq_length": 13},
-        "recompute": recompute,
-    }
-    config = validate(RunConfig, tree)
+    config = run_of({**SIZES, **fields}, recompute, {})
     shape, section = DecoderShape.of(config.model), config.recompute
     tokens = torch.arange(26).view(2, 13)
     found = counted(config, MicroBatch(tokens, tokens, torch.arange(13).expand(2, 13), tokens, loss_scale=1 / 26))
@@ -174,21 +157,17 @@ def test_sparse_attention_costs_the_keys_that_are_seen(family: str, mode: dict[s
     """Whole blocks, of which the first queries compute as many as the others: 6 keys, of bert 7 in the mean, of 12."""
     pattern = {"pattern": "block_sparse", "block_size": 2, "num_local_blocks": 1}
     pattern |= {"num_global_blocks": 1, "num_random_blocks": 1, "num_dense_layers": 1}
-    tree: dict[str, Any] = {
-        "model": {**SIZES, "family": family, "attention": pattern},
-        "objective": {"name": "clm"} if family == "gpt2" else {"name": "mlm_nsp", "nsp": False},
-        "data": {"train": [{"path": "not read"}]},
-        "train": {"seq_length": 12},
-        "recompute": mode,
-    }
-
-    dense = {**tree, "model": {**tree["model"], "attention": {"pattern": "dense"}}}
-    done, of_dense = (model_costs(validate(RunConfig, each)) for each in (tree, dense))
+    objective = {"name": "clm"} if family == "gpt2" else {"name": "mlm_nsp", "nsp": False}
+    sparse, dense = (
+        run_of({**SIZES, "family": family, "attention": attention}, mode, objective, 12)
+        for attention in (pattern, {"pattern": "dense"})
+    )
+    done, of_dense = model_costs(sparse), model_costs(dense)
     assert done is not None
     assert of_dense is not None
     tokens = torch.arange(24).view(2, 12)
     batch = MicroBatch(tokens, tokens, torch.arange(12).expand(2, 12), tokens, loss_scale=1 / 24)
-    found = counted(validate(RunConfig, tree), batch).whole - counted(validate(RunConfig, dense), batch).whole
+    found = counted(sparse, batch).whole - counted(dense, batch).whole
     assert found == 24 * (done.hardware_flops - of_dense.hardware_flops)
     seen, again = 6 if family == "gpt2" else 7, 0 if mode["mode"] == "none" else 1
     assert done.training_flops - of_dense.training_flops == 3 * 2 * 4 * (seen - 12) * 24

@@ -17,9 +17,7 @@ from megalm.models.electra_counts import (
 )
 from megalm.models.electra_shape import ELECTRA, ElectraShape
 from megalm.models.presets import PRESETS
-from megalm.run_config import RunConfig
-from megalm.validation import validate
-from tests.models.flops import counted
+from tests.models.flops import MODES, counted, run_of
 
 SIZES = {"family": "electra", "num_hidden_layers": 2, "vocab_size": 61, "hidden_size": 24, "num_attention_heads": 4}
 SMALL: dict[str, dict[str, Any]] = {
@@ -32,14 +30,6 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "embeddings as wide as the generator": {"embedding_size": 12, "generator_size": 0.5, "intermediate_size": 37},
 }
-MODES: list[dict[str, Any]] = [
-    {"mode": "none"},
-    {"mode": "selective"},
-    {"mode": "selective", "every": 2},
-    {"mode": "full"},
-    {"mode": "full", "every": 2},
-    {"mode": "full", "every": 3},
-]
 PRESETS_OF_IT = [preset for preset, fields in PRESETS.items() if fields["family"] == ELECTRA]
 
 
@@ -50,7 +40,9 @@ def test_what_is_counted_is_what_the_model_holds(fields: dict[str, Any]) -> None
     assert num_parameters(ElectraShape.of(config)) == sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("recompute", MODES, ids=str)
+@pytest.mark.parametrize(
+    "recompute", [*MODES, {"mode": "selective", "every": 2}, {"mode": "full", "every": 3}], ids=str
+)
 @pytest.mark.parametrize("fields", SMALL.values(), ids=SMALL)
 def test_flops_are_those_of_the_products(fields: dict[str, Any], recompute: dict[str, Any]) -> None:
     """Nine of the 26 tokens are named, which is known to a whole number a token only; all are judged.
@@ -58,14 +50,7 @@ def test_flops_are_those_of_the_products(fields: dict[str, Any], recompute: dict
     Of what is computed again the generator's layers are numbers 0 and 1, its head and the discriminator's embedding 2
     and 3.
     """
-    tree = {
-        "model": {**SIZES, **fields},
-        "objective": {"name": "rtd"},
-        "data": {"train": [{"path": "not read"}]},
-        "train": {"seq_length": 13},
-        "recompute": recompute,
-    }
-    config = validate(RunConfig, tree)
+    config = run_of({**SIZES, **fields}, recompute, {"name": "rtd"})
     shape, section = ElectraShape.of(config.model), config.recompute
     tokens = torch.arange(26).view(2, 13)
     labels = tokens.masked_fill(tokens % 3 > 0, IGNORED)

@@ -17,9 +17,7 @@ from megalm.models.encoder_counts import (
 )
 from megalm.models.encoder_shape import ENCODERS, EncoderShape
 from megalm.models.presets import PRESETS
-from megalm.run_config import RunConfig
-from megalm.validation import validate
-from tests.models.flops import counted
+from tests.models.flops import MODES, counted, run_of
 
 PUBLISHED = {
     "bert-base-uncased": 110_106_428,
@@ -34,13 +32,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "bert untied": {"family": "bert", "tie_word_embeddings": False, "type_vocab_size": 3},
     "roberta": {"family": "roberta"},
 }
-MODES: list[dict[str, Any]] = [
-    {"mode": "none"},
-    {"mode": "selective"},
-    {"mode": "selective", "operations": ["activation", "norm"]},
-    {"mode": "full"},
-    {"mode": "full", "every": 2},
-]
 
 
 @pytest.mark.parametrize("fields", [*SMALL.values(), *({"preset": preset} for preset in PUBLISHED)], ids=str)
@@ -61,14 +52,7 @@ def test_every_preset_is_judged_by_its_publication() -> None:
 @pytest.mark.parametrize("fields", SMALL.values(), ids=SMALL)
 def test_flops_are_those_of_the_products(fields: dict[str, Any], recompute: dict[str, Any]) -> None:
     """See the same of decoders; nine of the 26 tokens are asked, which is known to a whole number a token only."""
-    tree = {
-        "model": {**SIZES, **fields},
-        "objective": {"name": "mlm_nsp", "nsp": False},
-        "data": {"train": [{"path": "not read"}]},
-        "train": {"seq_length": 13},
-        "recompute": recompute,
-    }
-    config = validate(RunConfig, tree)
+    config = run_of({**SIZES, **fields}, recompute, {"name": "mlm_nsp", "nsp": False})
     shape, section = EncoderShape.of(config.model), config.recompute
     tokens = torch.arange(26).view(2, 13)
     labels = tokens.masked_fill(tokens % 3 > 0, IGNORED)

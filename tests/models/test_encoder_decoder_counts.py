@@ -12,9 +12,7 @@ from megalm.models.encoder_decoder import build_encoder_decoder
 from megalm.models.encoder_decoder_counts import flops_by_block, hardware_flops, num_parameters, training_flops
 from megalm.models.encoder_decoder_shape import ENCODER_DECODERS, EncoderDecoderShape
 from megalm.models.presets import PRESETS
-from megalm.run_config import RunConfig
-from megalm.validation import validate
-from tests.models.flops import counted
+from tests.models.flops import MODES, counted, run_of
 
 PUBLISHED = {"t5-small": 60_506_624, "t5-base": 222_903_552, "bart-base": 139_420_416}
 SIZES = {"num_hidden_layers": 2, "hidden_size": 24, "num_attention_heads": 3, "vocab_size": 61, "intermediate_size": 40}
@@ -35,13 +33,6 @@ SMALL: dict[str, dict[str, Any]] = {
         "decoder_ffn_dim": 33,
     },
 }
-MODES: list[dict[str, Any]] = [
-    {"mode": "none"},
-    {"mode": "selective"},
-    {"mode": "selective", "operations": ["activation", "norm"]},
-    {"mode": "full"},
-    {"mode": "full", "every": 2},
-]
 B, S, T = 2, 13, 7
 
 
@@ -69,14 +60,7 @@ def test_every_preset_is_judged_by_its_publication() -> None:
 @pytest.mark.parametrize("fields", SMALL.values(), ids=SMALL)
 def test_flops_are_those_of_the_products(fields: dict[str, Any], recompute: dict[str, Any]) -> None:
     """The encoder's layers are numbers 0 and 1 of what is computed again, the decoder's embedding is 2."""
-    tree = {
-        "model": {**SIZES, **fields},
-        "objective": {"name": "seq2seq"},
-        "data": {"train": [{"path": "not read"}]},
-        "train": {"seq_length": S},
-        "recompute": recompute,
-    }
-    config = validate(RunConfig, tree)
+    config = run_of({**SIZES, **fields}, recompute, {"name": "seq2seq"}, S)
     shape, section = EncoderDecoderShape.of(config.model), config.recompute
     found = counted(config, batch_of())
     first, *encoder = flops_by_block(shape, S, T, section)

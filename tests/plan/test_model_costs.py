@@ -1,10 +1,12 @@
 """Oracle: by hand, for which runs the costs are known, and which closed forms they are."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from megalm.models import counts, electra_counts, encoder_counts, encoder_decoder_counts
+from megalm.models.config import ModelConfig
 from megalm.models.decoder_shape import DecoderShape
 from megalm.models.electra_shape import ElectraShape
 from megalm.models.encoder_decoder_shape import EncoderDecoderShape
@@ -38,28 +40,31 @@ def test_a_decoder() -> None:
     assert known.hardware_flops == counts.hardware_flops_per_token(shape, 13, config.recompute)
 
 
-def test_an_encoder_is_asked_for_a_share_of_the_tokens() -> None:
-    config = run_of("bert", {"name": "mlm_nsp", "noise_density": 0.25})
-    shape, known = EncoderShape.of(config.model), model_costs(config)
+@pytest.mark.parametrize(
+    ("family", "objective", "shape_of", "forms"),
+    [
+        ("bert", "mlm_nsp", EncoderShape.of, encoder_counts),
+        ("electra", "rtd", ElectraShape.of, electra_counts),
+    ],
+    ids=["bert", "electra"],
+)
+def test_encoders_are_asked_for_a_share_of_the_tokens(
+    family: str, objective: str, shape_of: Callable[[ModelConfig], Any], forms: Any
+) -> None:
+    config = run_of(family, {"name": objective, "noise_density": 0.25})
+    shape, known = shape_of(config.model), model_costs(config)
     assert known is not None
-    assert known.num_parameters == encoder_counts.num_parameters(shape)
-    assert known.blocks == encoder_counts.flops_by_block(shape, 13, 0.25, config.recompute)
-    assert known.training_flops == encoder_counts.training_flops_per_token(shape, 13, 0.25)
-    assert known.hardware_flops == encoder_counts.hardware_flops_per_token(shape, 13, 0.25, config.recompute)
-    more = run_of("bert", {"name": "mlm_nsp", "noise_density": 0.9})
-    assert [len(span) for span in cut_into_stages(config, 6, 2)] == [4, 2]
-    assert [len(span) for span in cut_into_stages(more, 6, 2)] == [5, 1]
-
-
-def test_both_encoders_of_a_discriminator_count() -> None:
-    config = run_of("electra", {"name": "rtd", "noise_density": 0.25})
-    shape, known = ElectraShape.of(config.model), model_costs(config)
-    assert known is not None
-    assert known.num_parameters == electra_counts.num_parameters(shape)
-    assert known.blocks == electra_counts.flops_by_block(shape, 13, 0.25, config.recompute)
-    assert known.training_flops == electra_counts.training_flops_per_token(shape, 13, 0.25)
-    assert known.hardware_flops == electra_counts.hardware_flops_per_token(shape, 13, 0.25, config.recompute)
+    assert known.num_parameters == forms.num_parameters(shape)
+    assert known.blocks == forms.flops_by_block(shape, 13, 0.25, config.recompute)
+    assert known.training_flops == forms.training_flops_per_token(shape, 13, 0.25)
+    assert known.hardware_flops == forms.hardware_flops_per_token(shape, 13, 0.25, config.recompute)
     assert len(known.names) == len(known.blocks) == config.model.num_blocks
+
+
+def test_the_share_that_is_asked_for_weighs_in_the_cut() -> None:
+    few, many = (run_of("bert", {"name": "mlm_nsp", "noise_density": share}) for share in (0.25, 0.9))
+    assert [len(span) for span in cut_into_stages(few, 6, 2)] == [4, 2]
+    assert [len(span) for span in cut_into_stages(many, 6, 2)] == [5, 1]
 
 
 def test_an_encoder_decoder_costs_what_it_reads_and_says_of_13_tokens() -> None:

@@ -61,6 +61,18 @@ def test_loss_and_norm_columns_do_not_depend_on_the_layout(
     assert not (tmp_path / "spread" / "checkpoints").exists()
 
 
+def assert_goes_on(ranks: RankPool, first: RunConfig, then: RunConfig, alone: Path) -> None:
+    """Run both in their folder; the second must go on from the first's last step, to the columns of one process."""
+    for config in (first, then):
+        ranks.run(config.layout.world_size, train_on_rank, config)
+    run_dir = Path(then.run.dir)
+    for name in ("loss", "grad_norm"):
+        expected = column(alone, name)
+        assert len(expected) == then.train.steps
+        assert column(run_dir, name) == pytest.approx(expected, rel=1e-10, abs=0)
+    assert f"resumed from step {first.train.stop_after}\n" in (run_dir / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("model", "first", "then"),
     [
@@ -78,10 +90,7 @@ def test_a_run_goes_on_at_another_layout(
     """Saved in the middle with optimizer state; ranks share grouped key heads at tp=2, and a tied table with pp > 1."""
     train_alone(run_of(tmp_path / "alone", model))
     saved = run_of(tmp_path / "run", model, layout=first, train={"stop_after": 3})
-    ranks.run(saved.layout.world_size, train_on_rank, saved)
-    second = run_of(tmp_path / "run", model, layout=then)
-    ranks.run(second.layout.world_size, train_on_rank, second)
-    assert column(tmp_path / "run", "loss") == pytest.approx(column(tmp_path / "alone", "loss"), rel=1e-10, abs=0)
+    assert_goes_on(ranks, saved, run_of(tmp_path / "run", model, layout=then), tmp_path / "alone")
 
 
 def test_resume_is_bit_exact_in_fp32(tmp_path: Path) -> None:

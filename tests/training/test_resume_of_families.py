@@ -11,7 +11,7 @@ from megalm.mesh import Mesh
 from megalm.run_config import RunConfig
 from megalm.training.loop import train_on
 from tests.ranks import RankPool
-from tests.training.test_loop import column, train_on_rank
+from tests.training.test_loop import assert_goes_on
 from tests.verify import encoder_decoder_runs, encoder_runs
 from tests.verify.encoder_decoder_runs import BART, T5, tokenizer_of_numbers
 from tests.verify.encoder_runs import BERT, ELECTRA, PAIRS, REPLACED
@@ -84,11 +84,5 @@ def test_a_run_goes_on_at_another_layout(
     ranks: RankPool, runs: Runs, tmp_path: Path, name: str, first: dict[str, Any], then: dict[str, Any]
 ) -> None:
     """Saved in the middle with optimizer state, which the loss sees two steps later."""
-    for sections in ({**first, "train": {"stop_after": 2}}, then):
-        config = runs.config(name, tmp_path, **sections)
-        ranks.run(config.layout.world_size, train_on_rank, config)
-    for what in ("loss", "grad_norm"):
-        expected = column(runs.uninterrupted(name), what)
-        assert len(expected) == 4
-        assert column(tmp_path, what) == pytest.approx(expected, rel=1e-10, abs=0)
-    assert "resumed from step 2\n" in (tmp_path / "log.txt").read_text()
+    saved, second = (runs.config(name, tmp_path, **each) for each in ({**first, "train": {"stop_after": 2}}, then))
+    assert_goes_on(ranks, saved, second, runs.uninterrupted(name))
