@@ -15,7 +15,7 @@ from megalm.training.stop import Stop
 from tests.verify.runs import RandomWindows
 
 STEP = 4
-SLOW_S = 0.04
+SLOW_S = 0.1
 SICK_RANK = "1"
 READS_PER_STEP = 2
 ASLEEP_S = 600.0
