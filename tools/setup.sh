@@ -12,6 +12,7 @@ python=${PYTHON:-python3}
 torch_index=${TORCH_INDEX:-}
 venv=.venv
 log=$venv/setup.log
+programs_log=$venv/programs.log
 
 refuse() {
     echo "megalm set-up: $1" >&2
@@ -117,8 +118,8 @@ install_cluster_programs() {
     done
     if [ $lacking = yes ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "megalm set-up: Slurm, ssh, Open MPI and podman, for the tests of launchers"
-        apt_install >>"$log" 2>&1 || { apt-get update >>"$log" 2>&1 && apt_install >>"$log" 2>&1; } ||
-            echo "megalm set-up: Slurm, ssh, Open MPI and podman could not be installed, so tests/cluster leaves out what needs them; see $log."
+        { apt_install || { apt-get update && apt_install; }; } >>"$programs_log" 2>&1 ||
+            echo "megalm set-up: Slurm, ssh, Open MPI and podman could not be installed, so tests/cluster leaves out what needs them; see $programs_log."
     fi
 }
 
@@ -129,18 +130,26 @@ apt_install() {
 }
 
 # What the tests build an image from, since they ask no registry: a bare Debian, and the packages of a run.
-collect_for_images() {
-    local parts=$venv/containers program stamp
+builds_images() {
+    local program
     for program in mmdebstrap podman docker docker-compose; do
         command -v "$program" >/dev/null || return
     done
-    if [ "$(id -u)" != 0 ]; then return; fi
-    mkdir -p "$parts"
-    if [ ! -f "$parts/debian.tar" ]; then
+    [ "$(id -u)" = 0 ] && mkdir -p "$venv/containers"
+}
+
+collect_bare_debian() {
+    local tar=$venv/containers/debian.tar
+    if builds_images && [ ! -f "$tar" ]; then
         echo "megalm set-up: a bare Debian, for the tests of images"
-        bare_debian "$parts/debian.tar" >>"$log" 2>&1 ||
-            echo "megalm set-up: it could not be had, so tests/cluster builds no image; see $log."
+        bare_debian "$tar" >>"$programs_log" 2>&1 ||
+            echo "megalm set-up: it could not be had, so tests/cluster builds no image; see $programs_log."
     fi
+}
+
+collect_packages_of_a_run() {
+    local parts=$venv/containers stamp
+    if ! builds_images; then return; fi
     stamp="$(digest) $("$venv/bin/python" -c 'import torch; print(torch.__version__)')"
     if [ "$(cat "$parts/.wheels" 2>/dev/null)" != "$stamp" ]; then
         echo "megalm set-up: packages, for the tests of images"
@@ -180,12 +189,17 @@ pip_download() {
 case $purpose in run | test) ;; *) refuse "'$purpose' is not known; say run or test." ;; esac
 check_machine
 make_environment
+if [ "$purpose" = test ]; then
+    # They ask nothing of the environment, so they come beside its packages; apt is never cut off half way.
+    { install_cluster_programs; collect_bare_debian; } &
+    trap wait EXIT
+fi
 forget_torn_packages
 install_torch
 install_for_run
 if [ "$purpose" = test ]; then
     install_for_test
-    install_cluster_programs
-    collect_for_images
+    wait
+    collect_packages_of_a_run
 fi
 echo "megalm is ready; to use it in this shell: source $venv/bin/activate"

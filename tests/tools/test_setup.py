@@ -43,14 +43,17 @@ def write_program(path: Path, text: str) -> Path:
 
 def run_setup(project: Path, purpose: str = "run", **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "TORCH_INDEX", "CXX")}
-    return subprocess.run(
-        ["tools/setup.sh", purpose],
-        cwd=project,
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    out, err = project / "out.txt", project / "err.txt"
+    with out.open("w") as stdout, err.open("w") as stderr:  # not pipes, which what was left running would keep open
+        done = subprocess.run(
+            ["tools/setup.sh", purpose],
+            cwd=project,
+            env={**inherited, **environment},
+            stdout=stdout,
+            stderr=stderr,
+            timeout=60,
+        )
+    return subprocess.CompletedProcess(done.args, done.returncode, out.read_text(), err.read_text())
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
@@ -112,6 +115,16 @@ def test_what_is_done_is_not_done_again_until_a_pin_changes(fake_pip: Path) -> N
         constraints.write("another==1.0\n")
     run_setup(fake_pip)
     assert installs(fake_pip)[6:] == ["setuptools", "--no-build-isolation --editable ."]
+
+
+def test_a_refusal_waits_for_what_is_collected_beside_it(fake_pip: Path) -> None:
+    write_program(fake_pip / "bin" / "id", "#!/bin/sh\necho 0\n")
+    write_program(fake_pip / "bin" / "mmdebstrap", '#!/bin/sh\nfor last; do :; done\nsleep 1\ntouch "$last"\n')
+    for program in ("apt-get", "podman", "docker", "docker-compose"):
+        write_program(fake_pip / "bin" / program, "#!/bin/sh\n")
+    (fake_pip / "breaks.txt").write_text("torch==")
+    assert "torch==2.13.0" in refusal(run_setup(fake_pip, "test", PATH=f"{fake_pip / 'bin'}:{os.environ['PATH']}"))
+    assert (fake_pip / ".venv" / "containers" / "debian.tar").exists()
 
 
 def test_torch_index_is_for_torch_only(fake_pip: Path) -> None:
