@@ -19,12 +19,13 @@ from megalm.generation.ending import Ending, Stream
 from megalm.generation.generate import generate
 from megalm.generation.lines import Lines
 from megalm.generation.model import LanguageModel
-from megalm.generation.opened import end_ids, mesh_of, open_model, tokenizer_file
+from megalm.generation.opened import mesh_of, open_model, tokenizer_file
 from megalm.generation.options import Options
 from megalm.launcher.exit_codes import REFUSED
 from megalm.launcher.placement import Placement
 from megalm.launcher.relay import STDIN
 from megalm.run_config import RunConfig
+from megalm.training.document_end import end_ids
 
 EXIT, RESET = "/exit", "/reset"
 SPECIAL = re.compile(r"<\|[^|\s]+\|>")

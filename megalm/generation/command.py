@@ -13,11 +13,12 @@ from megalm.errors import UserError
 from megalm.generation.ending import Ending, Stream
 from megalm.generation.generate import Reader, generate
 from megalm.generation.model import LanguageModel
-from megalm.generation.opened import end_ids, mesh_of, open_model, tokenizer_file
+from megalm.generation.opened import mesh_of, open_model, tokenizer_file
 from megalm.generation.options import Options
 from megalm.generation.reader import SequenceReader
 from megalm.generation.target_reader import TargetReader
 from megalm.launcher.placement import Placement
+from megalm.training.document_end import end_ids
 from megalm.training.seq2seq import framing_of
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from megalm.data.bpe import open_tokenizer
 from megalm.errors import UserError
-from megalm.generation.opened import end_ids, mesh_of, open_model, tokenizer_file
+from megalm.generation.opened import mesh_of, open_model, tokenizer_file
 from megalm.generation.perplexity import score
 from megalm.generation.texts import open_text
 from megalm.launcher.placement import Placement
+from megalm.training.document_end import end_ids
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from megalm.errors import UserError
 from megalm.generation.ending import Ending
 from megalm.generation.generate import generate
 from megalm.generation.model import LanguageModel
-from megalm.generation.opened import end_ids, open_model, tokenizer_file
+from megalm.generation.opened import open_model, tokenizer_file
 from megalm.generation.options import Options
 from megalm.generation.perplexity import score
 from megalm.generation.reader import SequenceReader, batch_of
 from megalm.mesh import Mesh
+from megalm.training.document_end import end_ids
 
 MAX_NEW_TOKENS = 256
 """Of a request that does not say how long its answer may be."""

@@ -5,12 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
 from megalm.checkpoint.peers import Peers
 from megalm.checkpoint.store import open_newest
-from megalm.data.bpe import KNOWN_ENDS
-from megalm.data.meta import META, read_meta
 from megalm.errors import UserError
 from megalm.generation.asked import asked, tree_of
 from megalm.generation.model import LanguageModel
@@ -81,12 +78,3 @@ def tokenizer_file(config: RunConfig, directory: Path, named: Path | None) -> Pa
     beside = directory / "tokenizer.json"
     path = named or (beside if beside.is_file() else config.tokenizer_path())
     return path if path is not None and (named or path.is_file()) else None
-
-
-def end_ids(config: RunConfig, tokenizer: Tokenizer | None) -> list[int]:
-    """Return the token that ends a document in the run's data, else in the tokenizer, if it is known."""
-    for corpus in (corpus for data in config.sources for corpus in data.train):
-        if (Path(corpus.path) / META).is_file():
-            return [read_meta(Path(corpus.path)).eos_id]
-    found = [] if tokenizer is None else [tokenizer.token_to_id(name) for name in KNOWN_ENDS]
-    return [token for token in found if token is not None][:1]

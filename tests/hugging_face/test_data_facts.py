@@ -19,7 +19,8 @@ from megalm.mesh import Axis
 from megalm.run_config import RunConfig
 from megalm.validation import validate
 from tests.generation.test_target_reader import SOURCES, by_transformers, saved
-from tests.generation.trained import bytes_tokenizer
+from tests.generation.trained import VOCAB_SIZE as VOCABULARY
+from tests.generation.trained import bytes_tokenizer, trained
 from tests.hugging_face.test_exporter import MODEL, save
 from tests.ranks import RankPool
 
@@ -68,10 +69,10 @@ def test_data_that_disagree_name_no_classes(labelled: Path, tmp_path: Path) -> N
     assert data_facts(classifier([labelled, tmp_path], 3), [], {}) == {}
 
 
-def words(special: Mapping[str, int]) -> Tokenizer:
+def words(special: Mapping[str, int], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
     """Return a tokenizer in which special tokens have these numbers."""
     names = {number: name for name, number in special.items()}
-    return Tokenizer(models.WordLevel({names.get(number, f"word{number}"): number for number in range(VOCAB_SIZE)}))
+    return Tokenizer(models.WordLevel({names.get(number, f"word{number}"): number for number in range(vocab_size)}))
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
@@ -107,6 +108,34 @@ def test_transformers_begins_and_ends_as_we_do(family: str, tmp_path: Path, capf
             assert capfd.readouterr().out == ",".join(map(str, theirs[1:])) + "\n"
     assert all(tokens[0] == expected["decoder_start_token_id"] for tokens in said)
     assert (len(said[0]) == 1 + NEW) == (family == "bart")
+
+
+@pytest.mark.parametrize("name", ["gpt2 tied, 5 heads, dropout", "llama, 3 key heads to 6, dropout"])
+def test_transformers_ends_a_document_where_we_do(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import transformers
+
+    trained(tmp_path / "run", name)
+    prompt = [5, 3, 40]
+    flags = ["--prompt-ids", ",".join(map(str, prompt)), "--max-new-tokens", str(NEW), "train.precision=fp64"]
+
+    def said(out: Path, end: int | None) -> tuple[str, str]:
+        export(open_newest(tmp_path / "run", Axis.alone()), out)
+        written = json.loads((out / "config.json").read_text())
+        assert written["bos_token_id"] == written["eos_token_id"] == end
+        model = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float64).eval()
+        (theirs,) = model.generate(torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False).tolist()
+        assert run(["generate", str(tmp_path / "run"), *flags], {}) == 0
+        return capfd.readouterr().out.strip(), ",".join(map(str, theirs[len(prompt) :]))
+
+    ours, theirs = said(tmp_path / "endless", None)
+    assert ours == theirs
+    assert ours.count(",") == NEW - 1
+    end = int(ours.split(",")[3])  # a token that it says
+    words({"</s>": end}, VOCABULARY).save(str(tmp_path / "run" / "tokenizer.json"))
+    ours, theirs = said(tmp_path / "ending", end)
+    assert ours == theirs
+    assert ours.endswith(f"{end}")
+    assert ours.count(",") < NEW - 1
 
 
 def test_what_the_first_directory_says_stays(tmp_path: Path) -> None:
