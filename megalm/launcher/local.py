@@ -31,6 +31,8 @@ PATIENCE_S = 3.0
 """Between SIGTERM and SIGKILL when the ranks are ended."""
 SETTLE_S = 0.1
 """After a death: for a neighbour that died first but was noticed second."""
+HEAR_S = 0.2
+"""Of one wait for the end of a rank. A signal that does not wake the waiting thread is heard after it."""
 MOST_RANKS_PER_CORE = 16
 
 
@@ -204,7 +206,10 @@ class LocalRanks:
         """Return when all ranks have ended, one has died, or they are to end: which have ended, and when."""
         ends: dict[int, float] = {}
         while len(ends) < len(self._ranks):
-            end = self._ended.get()
+            try:
+                end = self._ended.get(timeout=HEAR_S)
+            except queue.Empty:
+                continue
             if end is None:
                 return ends
             number, when = end

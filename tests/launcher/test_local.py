@@ -1,6 +1,7 @@
 """Oracle: the operating system: which processes are alive, and what a started launcher returned and wrote."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -177,6 +178,15 @@ def test_sigterm_is_handed_on_and_ranks_may_take_their_time_to_save(folder: Path
     code, _, err = launcher.end()
     assert (code, err) == (75, "")
     assert len(list(folder.glob("*.saved"))) == 3
+
+
+def test_a_signal_that_wakes_another_thread_of_the_launcher_is_handed_on(folder: Path) -> None:
+    launcher = Launcher(folder, "preempted", 2)
+    launcher.wait_until_ready()
+    pid = launcher.process.pid
+    beside = next(number for task in Path(f"/proc/{pid}/task").iterdir() if (number := int(task.name)) != pid)
+    assert ctypes.CDLL(None).tgkill(pid, beside, signal.SIGTERM) == 0
+    assert launcher.end()[0] == 75
 
 
 @pytest.mark.parametrize("behaviour", ["interrupted", "sleep"])
