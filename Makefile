@@ -24,7 +24,7 @@ train:
 	@$(BIN)/megalm train examples/quickstart.yaml
 
 # Most tests keep one core busy, or wait, those of clusters for longer: three files at a time. What fails then has to pass
-# by itself, since two pools of gloo ranks now and then hang while they meet.
+# by itself, since some wait only so long for processes that share two cores with those of other files.
 PYTEST := $(BIN)/python -m pytest
 AGAIN := --last-failed --last-failed-no-failures=none
 test: check

@@ -27,6 +27,9 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+AWAIT_S = 3.0
+"""For the answers of other ranks, after one's own; the pool's patience with a call that failed is longer."""
+
 
 @dataclass(frozen=True)
 class RankContext:
@@ -95,10 +98,23 @@ def serve_calls(pool: Connection, log: str) -> None:
             except BaseException:
                 answer = Answer(failure=traceback.format_exc())
             pool.send_bytes(pickle.dumps(answer))
+            answered(call, PrefixStore(call.world, store), wait=answer.failure is None)
             if dist.is_initialized():
                 dist.destroy_process_group()
         forget_what_is_left()
         pool.send_bytes(pickle.dumps(Answer()))
+
+
+def answered(call: Call, store: Store, *, wait: bool) -> None:
+    """Say that this rank has answered; ``wait`` for the others.
+
+    A rank that has nothing to exchange would close, when it leaves, what others are still connecting to. One that
+    failed does not wait: that it leaves is what ends the waiting of the others.
+    """
+    store.set(f"answered {call.rank}", "")
+    if wait:
+        with contextlib.suppress(dist.DistError):  # one hangs or is dead, which is the pool's business
+            store.wait([f"answered {rank}" for rank in range(call.num_ranks)], timedelta(seconds=AWAIT_S))
 
 
 def forget_what_is_left() -> None:

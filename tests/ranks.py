@@ -104,12 +104,14 @@ class RankPool:
         while busy:
             ready = wait(list(busy), max(deadline - time.monotonic(), 0))
             if not ready:
-                for rank in busy.values():
+                silent = {connection: rank for connection, rank in busy.items() if rank not in answers}
+                for dropped, rank in (silent or dict(busy)).items():
                     where = self._drop_hanging(rank)
+                    del busy[dropped]
                     if rank not in answers and rank not in failures:
                         failures[rank] = f"rank {rank} hung: no answer within {timeout_s:g} s, or {self.grace_s:g} s "
                         failures[rank] += f"after another rank failed. It was at:\n{where}"
-                break
+                deadline = time.monotonic() + self.grace_s  # for those that had answered, and wait for the others
             for connection in ready:
                 assert isinstance(connection, Connection)
                 rank = busy[connection]

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def die_on(context: RankContext, rank: int) -> int:
         print("last words", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return context.rank
+
+
+def sum_after_a_while(context: RankContext, alone: int) -> str:
+    """Ask for a sum that no other rank takes part in, and return why there is none."""
+    group = dist.new_group(range(context.num_ranks), timeout=timedelta(seconds=1))
+    if context.rank != alone:
+        return "left"
+    time.sleep(0.5)
+    with pytest.raises(RuntimeError) as found:
+        dist.all_reduce(torch.ones(1), group=group)
+    return str(found.value)
 
 
 def leave_a_mess(context: RankContext) -> None:
@@ -156,6 +168,12 @@ def test_a_rank_that_raises_is_not_kept_waiting_for_one_that_hangs(
     with pytest.raises(RankFailure, match=r"^rank 0 raised:(.|\n)*planted on 0(.|\n)*rank 1 hung"):
         ranks.run(2, raise_or_hang)
     assert time.monotonic() - start < 30
+
+
+def test_a_rank_that_is_done_leaves_its_groups_open_for_the_others(ranks: RankPool) -> None:
+    for alone in range(2):
+        (told,) = (text for text in ranks.run(2, sum_after_a_while, alone) if text != "left")
+        assert "Timed out" in told, told
 
 
 def test_a_rank_that_dies_is_named_with_its_signal_and_replaced(ranks: RankPool) -> None:

@@ -84,5 +84,15 @@ def create(parameters: RendezvousParameters) -> RendezvousHandler:
 
 
 def register() -> None:
-    """Let torchrun know it as ``--rdzv-backend=megalm``."""
-    rendezvous_handler_registry.register(BACKEND, create)
+    """Let torchrun know it as ``--rdzv-backend=megalm``.
+
+    A handler stays until the process ends: if its own thread, which says that this node is alive, were the last to
+    hold it, it would have to wait for itself.
+    """
+    handlers: list[RendezvousHandler] = []
+
+    def keep(parameters: RendezvousParameters) -> RendezvousHandler:
+        handlers.append(create(parameters))
+        return handlers[-1]
+
+    rendezvous_handler_registry.register(BACKEND, keep)

@@ -1,9 +1,11 @@
 """Oracle: which nodes take part, by hand: two that meet, of which one falls silent and one comes."""
 
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,11 @@ from megalm.launcher.torchrun.rendezvous import WatchedHandler
 from tests.launcher.torchrun.test_spare import free_port
 
 PATIENCE_S = 60
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered() -> None:
+    rendezvous.register()
 
 
 @pytest.fixture
@@ -51,7 +58,6 @@ def meet(*nodes: WatchedHandler) -> None:
 def test_a_node_that_falls_silent_is_noticed(rank: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "GRACE_S", 0.5)
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    rendezvous.register()
     port = free_port()
     stays = node(port, hosts=True)
     goes = node(port)
@@ -77,3 +83,14 @@ def test_a_node_that_falls_silent_is_noticed(rank: "subprocess.Popen[bytes]", mo
     assert stays.num_nodes_waiting() == comes.num_nodes_waiting() == 0
     for each in (stays, comes):
         each._stop_heartbeats()
+
+
+def test_the_thread_of_a_handler_is_not_the_last_to_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    handler = node(free_port(), hosts=True)
+    handler.next_rendezvous()
+    handler._stop_heartbeats()
+    held = weakref.ref(handler)
+    del handler
+    gc.collect()
+    assert held() is not None
