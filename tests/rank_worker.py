@@ -98,23 +98,21 @@ def serve_calls(pool: Connection, log: str) -> None:
             except BaseException:
                 answer = Answer(failure=traceback.format_exc())
             pool.send_bytes(pickle.dumps(answer))
-            answered(call, PrefixStore(call.world, store), wait=answer.failure is None)
+            with contextlib.suppress(dist.DistError):  # one hangs or is dead, which is the pool's business
+                # A rank that has nothing to exchange would close, when it leaves, what others are still connecting to.
+                # One that failed does not wait: that it leaves is what ends the waiting of the others.
+                pass_together(call, PrefixStore(call.world, store), "answered", AWAIT_S if answer.result else None)
             if dist.is_initialized():
                 dist.destroy_process_group()
         forget_what_is_left()
         pool.send_bytes(pickle.dumps(Answer()))
 
 
-def answered(call: Call, store: Store, *, wait: bool) -> None:
-    """Say that this rank has answered; ``wait`` for the others.
-
-    A rank that has nothing to exchange would close, when it leaves, what others are still connecting to. One that
-    failed does not wait: that it leaves is what ends the waiting of the others.
-    """
-    store.set(f"answered {call.rank}", "")
-    if wait:
-        with contextlib.suppress(dist.DistError):  # one hangs or is dead, which is the pool's business
-            store.wait([f"answered {rank}" for rank in range(call.num_ranks)], timedelta(seconds=AWAIT_S))
+def pass_together(call: Call, store: Store, place: str, wait_s: float | None) -> None:
+    """Say that this rank has come to a place, and wait so long for the others, if at all."""
+    store.set(f"{place} {call.rank}", "")
+    if wait_s is not None:
+        store.wait([f"{place} {rank}" for rank in range(call.num_ranks)], timedelta(seconds=wait_s))
 
 
 def forget_what_is_left() -> None:
@@ -128,13 +126,15 @@ def forget_what_is_left() -> None:
 
 def perform(call: Call, store: Store) -> bytes:
     """Join the world of the call, which is new so that no group outlives it; return the pickled result."""
+    world = PrefixStore(call.world, store)
     dist.init_process_group(
         "gloo",
-        store=PrefixStore(call.world, store),
+        store=world,
         rank=call.rank,
         world_size=call.num_ranks,
         timeout=timedelta(seconds=call.timeout_s),
     )
+    pass_together(call, world, "joined", call.timeout_s)
     function, arguments = pickle.loads(call.work)
     return pickle.dumps(function(RankContext(call.rank, call.num_ranks), *arguments))
 
