@@ -86,6 +86,11 @@ class RunConfig(Section):
         """What the run learns from: its data, or that of each of its tasks."""
         return [self.data] if self.objective.tasks is None else [task.data for task in self.objective.tasks]
 
+    @property
+    def corpora(self) -> list[Path]:
+        """Where all that the run trains on lies: prepared directories, and prefixes of files."""
+        return [Path(corpus.path) for data in self.sources for corpus in data.train]
+
     def tokenizer_path(self) -> Path | None:
         """Return the tokenizer of the run's data, which is that of all of its tasks, if it is known."""
         return next((path for data in self.sources if (path := data.tokenizer_path()) is not None), None)

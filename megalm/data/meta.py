@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -101,14 +101,22 @@ def read_meta(directory: Path) -> Meta:
         ) from error
 
 
-def records_of(directories: Iterable[Path]) -> list[RecordsMeta]:
+def metas_of(places: Iterable[Path]) -> Iterator[Meta]:
+    """Read the files of the places that are prepared directories, each when it is asked for.
+
+    Raises:
+        UserError: as ``read_meta``.
+    """
+    return (read_meta(place) for place in places if (place / META).is_file())
+
+
+def records_of(places: Iterable[Path]) -> list[RecordsMeta]:
     """Return what prepared directories say of their records; other places, and corpora of texts, say nothing.
 
     Raises:
         UserError: as ``read_meta``.
     """
-    metas = (read_meta(directory) for directory in directories if (directory / META).is_file())
-    return [meta.records for meta in metas if meta.records is not None]
+    return [meta.records for meta in metas_of(places) if meta.records is not None]
 
 
 def tokenizer_digest(path: Path) -> str:

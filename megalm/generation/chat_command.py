@@ -147,7 +147,7 @@ def _template(named: str | None, config: RunConfig, tokenizer: Tokenizer) -> tup
     Raises:
         UserError: there is none, or the tokenizer lacks what a named one spells.
     """
-    found = records_of(Path(corpus.path) for data in config.sources for corpus in data.train)
+    found = records_of(config.corpora)
     records = next((each for each in found if each.template is not None), found[0] if found else None)
     if named is None:
         if records is None or records.template is None:

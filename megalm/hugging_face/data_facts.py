@@ -32,8 +32,7 @@ def _class_names(config: RunConfig) -> dict[str, Any]:
     number = config.model.num_labels
     if number is None:
         return {}
-    records = records_of(Path(corpus.path) for data in config.sources for corpus in data.train)
-    found = [each.labels for each in records if each.labels]
+    found = [records.labels for records in records_of(config.corpora) if records.labels]
     return class_keys(found[0], number) if found and all(names == found[0] for names in found) else {}
 
 
