@@ -92,16 +92,17 @@ def serve_calls(pool: Connection, log: str) -> None:
             call = pickle.loads(pool.recv_bytes())
         except EOFError:
             return
+        world = PrefixStore(call.world, store)
         with clean_room():
             try:
-                answer = Answer(result=perform(call, store))
+                answer = Answer(result=perform(call, world))
             except BaseException:
                 answer = Answer(failure=traceback.format_exc())
             pool.send_bytes(pickle.dumps(answer))
             with contextlib.suppress(dist.DistError):  # one hangs or is dead, which is the pool's business
                 # A rank that has nothing to exchange would close, when it leaves, what others are still connecting to.
                 # One that failed does not wait: that it leaves is what ends the waiting of the others.
-                pass_together(call, PrefixStore(call.world, store), "answered", AWAIT_S if answer.result else None)
+                pass_together(call, world, "answered", AWAIT_S if answer.result else None)
             if dist.is_initialized():
                 dist.destroy_process_group()
         forget_what_is_left()
@@ -124,9 +125,8 @@ def forget_what_is_left() -> None:
     gc.freeze()
 
 
-def perform(call: Call, store: Store) -> bytes:
+def perform(call: Call, world: Store) -> bytes:
     """Join the world of the call, which is new so that no group outlives it; return the pickled result."""
-    world = PrefixStore(call.world, store)
     dist.init_process_group(
         "gloo",
         store=world,
