@@ -26,12 +26,13 @@ train:
 # Most tests keep one core busy, or wait, those of clusters for longer: three files at a time. What fails then has to pass
 # by itself, since some wait only so long for processes that share two cores with those of other files.
 PYTEST := $(BIN)/python -m pytest
+ABREAST := --numprocesses=3 --dist=loadfile
 AGAIN := --last-failed --last-failed-no-failures=none
 test: check
 	@failed=0; \
-	$(PYTEST) --numprocesses=3 --dist=loadfile --ignore=tests/cluster || \
+	$(PYTEST) $(ABREAST) --ignore=tests/cluster || \
 	$(PYTEST) $(AGAIN) --ignore=tests/cluster || failed=1; \
-	$(PYTEST) --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/cluster || \
+	$(PYTEST) $(ABREAST) --no-loadscope-reorder tests/cluster || \
 	$(PYTEST) $(AGAIN) tests/cluster || failed=1; \
 	exit $$failed
 
